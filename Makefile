@@ -1,0 +1,58 @@
+# Every target sets up .venv by itself. `make` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+FUZZ_SECONDS ?= 600
+FUZZ_READY := $(VENV)/.ready-fuzz
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test lint format proto proto-check bench fuzz localnet clean
+
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): pyproject.toml proto/pyproject.toml
+	@PYTHON="$(PYTHON)" sh deploy/check-build-tools.sh
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet -e proto -e . --group dev
+	@touch $@
+
+$(FUZZ_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --group fuzz
+	@touch $@
+
+setup: $(READY) ## Make .venv with everything that the other targets use.
+
+test: $(READY) ## Run the test suite.
+	$(BIN)/python -m pytest
+
+lint: $(READY) ## Check style, types and the directions of imports.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(READY) ## Format the code.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+proto: $(READY) ## Generate the stubs and the descriptor set from the schemas.
+	$(BIN)/python proto/generate.py
+
+proto-check: $(READY) ## Fail if the committed stubs differ from what the schemas say.
+	$(BIN)/python proto/generate.py --check
+
+bench: $(READY) ## Run the benchmarks and print their tables.
+	$(BIN)/python -m tests.bench
+
+fuzz: $(FUZZ_READY) ## Fuzz every decoder for FUZZ_SECONDS (default 600) in all.
+	$(BIN)/python -m tests.fuzz.campaign --seconds $(FUZZ_SECONDS)
+
+localnet: ## Reserved for the local network of the node.
+	@echo "make localnet: the node cannot run a local network yet; see CHANGELOG.md for what exists." >&2
+	@exit 1
+
+clean: ## Remove .venv and what builds left behind.
+	rm -rf $(VENV) build dist *.egg-info proto/*.egg-info proto/build .mypy_cache .ruff_cache .hypothesis
