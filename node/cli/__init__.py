@@ -56,7 +56,7 @@ def main() -> None:
         code = trellis.main(standalone_mode=False)
     except CommandFailed as failure:
         failure.show()
-        sys.exit(failure.exit_code)
+        sys.exit(failure.code)
     except click.UsageError as misuse:
         misuse.show()
         sys.exit(Exit.USAGE)

@@ -34,7 +34,7 @@ class CommandFailed(click.ClickException):
 
     def __init__(self, exit_code: Exit, message: str, hint: str = "") -> None:
         super().__init__(message)
-        self.exit_code = exit_code
+        self.code = exit_code
         self.hint = hint
 
     def show(self, file: IO[Any] | None = None) -> None:

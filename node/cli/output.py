@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
@@ -42,7 +43,7 @@ output_option = click.option(
 
 def is_interactive() -> bool:
     """Prompts and progress bars are for terminals only."""
-    return click.get_text_stream("stdin").isatty() and click.get_text_stream("stderr").isatty()
+    return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def emit_record(ctx: click.Context, record: Mapping[str, Any], title: str = "") -> None:
