@@ -57,6 +57,9 @@ def format_address(address: Address) -> str:
 
 def parse_address(text: str) -> Address:
     """The reverse of `format_address`; a typo is a `DecodeError` that says what is wrong."""
+    if not text.isascii():
+        # "\u212a".lower() is "k": without this, an address would have a second form that no screen tells apart.
+        raise DecodeError(Malformed.NOT_CANONICAL, "an address has plain letters and digits alone")
     if text != text.lower() and text != text.upper():
         raise DecodeError(Malformed.NOT_CANONICAL, "an address is all lower case or all upper case, never mixed")
     lowered = text.lower()

@@ -17,7 +17,11 @@ from trellis.transaction import MAX_TX_BYTES, Transaction, decode_transaction
 from trellis.types import ZERO_HASH, Hash
 
 _MIN_TX_BYTES: Final = 64
-MAX_ENCODED_BLOCK_BYTES: Final = HEADER_BYTES + MAX_CERTIFICATE_BYTES + MAX_BLOCK_BYTES + 64
+_FRAMING_BYTES: Final = 24
+"""Around one transaction, and not counted by `max_block_bytes`: its length, its envelope's tags and lengths."""
+MAX_ENCODED_BLOCK_BYTES: Final = (
+    HEADER_BYTES + MAX_CERTIFICATE_BYTES + MAX_BLOCK_BYTES + MAX_BLOCK_TRANSACTIONS * _FRAMING_BYTES + 64
+)
 WITNESS_HASH_PREFIX_BYTES: Final = 8
 
 

@@ -13,18 +13,22 @@ from itertools import pairwise
 from typing import Any, Final
 
 from trellis.address import format_address, parse_address
-from trellis.crypto.algorithms import AlgId, check_key_size
-from trellis.crypto.policy import DEFAULT_POLICY, AlgorithmPolicy
+from trellis.crypto.algorithms import VOTE_ALGORITHMS, AlgId, check_key_size
+from trellis.crypto.policy import DEFAULT_POLICY, AlgorithmPolicy, Role
 from trellis.encoding import DecodeError, Writer
 from trellis.hashing import Tag, hash_tagged
 from trellis.parameters import Parameters, parameters_from_json
 from trellis.peerid import parse_peer_id, peer_id_text
+from trellis.transaction import MAX_VERIFIER_NAME_BYTES
 from trellis.types import U64_MAX, Address, Hash
 from trellis.validators import Validator, ValidatorSet, make_validator_set
 
 GENESIS_VERSION: Final = 1
 MAX_CHAIN_NAME_BYTES: Final = 64
 MAX_GENESIS_ACCOUNTS: Final = 10_000_000
+MAX_VERIFIERS: Final = 64
+_MAX_DIGITS: Final = 20
+"""Of 2^64 − 1. Python refuses to convert thousands of digits with an error of its own."""
 
 
 class EngineKind(StrEnum):
@@ -73,8 +77,22 @@ class Genesis:
         ):
             if len(set(values)) != len(values):
                 raise ValueError(f"two validators share one of their {what}")
-        if self.supply > U64_MAX:
-            raise ValueError("the genesis supply must fit in 64 bits")
+        self._check_validators_may_vote()
+        if len(self.accounts) > MAX_GENESIS_ACCOUNTS or len(self.verifiers) > MAX_VERIFIERS:
+            raise ValueError(f"a genesis has at most {MAX_GENESIS_ACCOUNTS} accounts and {MAX_VERIFIERS} verifiers")
+        if not all(1 <= len(name.encode()) <= MAX_VERIFIER_NAME_BYTES for name, _ in self.verifiers):
+            raise ValueError(f"a verifier's name has 1 to {MAX_VERIFIER_NAME_BYTES} bytes, or no statement can name it")
+        if self.supply + self.parameters.emission_cap > U64_MAX:
+            raise ValueError("the genesis supply and the emission cap together must fit in 64 bits")
+
+    def _check_validators_may_vote(self) -> None:
+        """A first set that the policy silences, or whose form no decoder accepts, is a chain that never starts."""
+        for member in self.validators.members:
+            named = AlgId(member.alg_id).name
+            if member.alg_id not in VOTE_ALGORITHMS or not self.policy.allows(Role.CONSENSUS_VOTE, member.alg_id, 1):
+                raise ValueError(
+                    f"validator {format_address(member.address)} votes with {named}: not allowed at height 1"
+                )
 
     @property
     def supply(self) -> int:
@@ -142,8 +160,9 @@ def _field(document: Mapping[str, Any], name: str, kind: type[Any], where: str =
 
 def _units(document: Mapping[str, Any], name: str, where: str) -> int:
     text = _field(document, name, str, where)
-    if not (text.isascii() and text.isdigit()) or (len(text) > 1 and text[0] == "0") or int(text) > U64_MAX:
-        raise GenesisInvalid(f"{where}: {name} is {text!r}, it takes base units as a decimal string")
+    plain = text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS and (text == "0" or text[0] != "0")
+    if not plain or int(text) > U64_MAX:
+        raise GenesisInvalid(f"{where}: {name} is {text[:32]!r}, it takes base units as a decimal string")
     return int(text)
 
 
@@ -222,17 +241,18 @@ def _validator(item: Any, place: int) -> Validator:
         raise GenesisInvalid(f"{where} is not an object")
     _only(item, {"address", "algorithm", "public_key", "network_id", "stake"}, where)
     name = _field(item, "algorithm", str, where)
-    if name not in AlgId.__members__:
-        raise GenesisInvalid(f"{where}: algorithm {name!r} is not one of {', '.join(AlgId.__members__)}")
+    votes_with = {alg.name: alg for alg in VOTE_ALGORITHMS}
+    if name not in votes_with:
+        raise GenesisInvalid(f"{where}: algorithm {name!r} is not one of {', '.join(votes_with)}")
     try:
         public_key = bytes.fromhex(_field(item, "public_key", str, where))
-        check_key_size(AlgId[name], public_key, "public_key")
+        check_key_size(votes_with[name], public_key, "public_key")
         network_id = parse_peer_id(_field(item, "network_id", str, where))
     except DecodeError as fault:
         raise GenesisInvalid(f"{where}: {fault.detail}") from fault
     except ValueError as fault:
         raise GenesisInvalid(f"{where}: public_key is not hex") from fault
-    return Validator(_address(item, where), AlgId[name], public_key, network_id, _units(item, "stake", where))
+    return Validator(_address(item, where), votes_with[name], public_key, network_id, _units(item, "stake", where))
 
 
 def _verifiers(document: Mapping[str, Any]) -> dict[str, bytes]:

@@ -37,6 +37,7 @@ class Tag(bytes, Enum):
     STATE_NODE = b"trellis/state-node/1"
     STATE_EMPTY = b"trellis/state-empty/1"
     SEAL = b"trellis/seal/1"
+    WORK = b"trellis/work/1"
     EVIDENCE = b"trellis/evidence/1"
     STATEMENT = b"trellis/statement/1"
     PROOF_COMMIT = b"trellis/proof-commit/1"

@@ -41,3 +41,7 @@ class Outcome(IntEnum):
     ALGORITHM_NOT_ALLOWED = 27
     PROOF_COST = 28
     """The proof's checking cost passes the limit that its sender paid for."""
+    ROSTER_FULL = 29
+    """There are as many candidates for the validator set as the ledger keeps."""
+    TOO_MANY_UNBONDINGS = 30
+    """The sender has as many pending withdrawals as the ledger keeps for one validator."""

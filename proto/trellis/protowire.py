@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import cached_property
-from typing import Final
+from typing import Final, cast
 
 from trellis.encoding import DecodeError, Malformed
 from trellis.types import U32_MAX, U64_MAX
@@ -38,6 +38,8 @@ class Field:
     name: str
     type: FieldType
     message: Message | None = None
+    most: int = 0
+    """Of a repeated field: more items are refused as they are read. An item of two bytes costs ninety in memory."""
 
 
 @dataclass(frozen=True)
@@ -125,17 +127,14 @@ def _decode(message: Message, data: bytes, at: int, end: int, depth: int) -> Val
 def _take_delimited(
     message: Message, field: Field, data: bytes, at: int, stop: int, depth: int, values: Values
 ) -> None:
-    if field.message is not None:
-        inner = _decode(field.message, data, at, stop, depth + 1)
-        if field.type is FieldType.MESSAGE:
-            values[field.name] = inner
-        else:
-            messages = values.setdefault(field.name, [])
-            messages.append(inner)  # type: ignore[union-attr, arg-type]  # the field's type says it is a list of messages
+    if field.type is FieldType.MESSAGE and field.message is not None:
+        values[field.name] = _decode(field.message, data, at, stop, depth + 1)
         return
-    if field.type is FieldType.REPEATED_BYTES:
-        items = values.setdefault(field.name, [])
-        items.append(data[at:stop])  # type: ignore[union-attr, arg-type]  # the field's type says it is a list of bytes
+    if field.type in (FieldType.REPEATED_BYTES, FieldType.REPEATED_MESSAGE):
+        items = cast(list[bytes | Values], values.setdefault(field.name, []))
+        if len(items) >= field.most:
+            raise DecodeError(Malformed.TOO_MANY, f"{message.name}.{field.name} has more than {field.most} items")
+        items.append(data[at:stop] if field.message is None else _decode(field.message, data, at, stop, depth + 1))
         return
     if at == stop:
         raise DecodeError(Malformed.ENCODED_DEFAULT, f"{message.name}.{field.name} is encoded empty")

@@ -25,7 +25,7 @@ from trellis.header import HEADER_BYTES, Header, decode_header
 from trellis.merkle import InclusionProof, read_inclusion_proof
 from trellis.outcome import Outcome
 from trellis.transaction import TransactionBody, decode_body, txid_of
-from trellis.types import Hash, Height
+from trellis.types import U64_MAX, Hash, Height
 from trellis.validators import MAX_SET_BYTES, ValidatorSet, decode_validator_set
 from trellis.votes import VoteKind
 
@@ -94,17 +94,23 @@ def checkpoint_from_json(document: Mapping[str, object]) -> Checkpoint:
     if set(document) != wanted:
         raise ValueError(f"a checkpoint has exactly the fields {', '.join(sorted(wanted))}")
     height = document["height"]
-    if type(height) is not int or height < 0:
-        raise ValueError("a checkpoint's height is an integer of zero or more")
+    if type(height) is not int or not 0 <= height <= U64_MAX:
+        raise ValueError("a checkpoint's height is an integer of 64 bits, zero or more")
     raw: dict[str, bytes] = {}
     for name in ("genesis_hash", "block_hash", "validators"):
         text = document[name]
         if not isinstance(text, str):
             raise ValueError(f"a checkpoint's {name} is a hex string")
-        raw[name] = bytes.fromhex(text)
+        try:
+            raw[name] = bytes.fromhex(text)
+        except ValueError as fault:
+            raise ValueError(f"a checkpoint's {name} is not hex") from fault
         if name != "validators" and len(raw[name]) != 32:
             raise ValueError(f"a checkpoint's {name} has 32 bytes, not {len(raw[name])}")
-    validators = decode_validator_set(raw["validators"])
+    try:
+        validators = decode_validator_set(raw["validators"])
+    except DecodeError as fault:
+        raise ValueError(f"a checkpoint's validators are not a validator set: {fault}") from fault
     return Checkpoint(Hash(raw["genesis_hash"]), Height(height), Hash(raw["block_hash"]), validators)
 
 
@@ -141,7 +147,8 @@ def decode_receipt(data: bytes) -> FinalityReceipt:
 
 
 def _read_receipt(reader: Reader) -> FinalityReceipt:
-    if reader.fixed(len(RECEIPT_MAGIC), "magic") != RECEIPT_MAGIC:
+    magic = reader.fixed(len(RECEIPT_MAGIC), "magic")
+    if magic != RECEIPT_MAGIC:
         raise DecodeError(Malformed.UNKNOWN_KIND, "this file is not a Trellis receipt")
     version = reader.u16("receipt version")
     if version != RECEIPT_VERSION:
@@ -249,7 +256,7 @@ def _follow(receipt: FinalityReceipt, height: Height, validators: ValidatorSet, 
 def _conclude(receipt: FinalityReceipt, validators: ValidatorSet, trusted: str) -> Finality:
     header = receipt.header
     leaf = transaction_leaf(receipt.txid, receipt.outcome, receipt.fee)
-    if len(receipt.path.indices) != 1 or receipt.path.root([leaf]) != header.tx_root:
+    if receipt.path.root([leaf]) != header.tx_root:
         raise ReceiptInvalid(
             ReceiptFault.NOT_IN_BLOCK, "the transaction with this outcome and fee is not under the block's root"
         )

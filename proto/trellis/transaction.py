@@ -29,6 +29,9 @@ from trellis.types import HASH_BYTES, U8_MAX, Address, Hash, Height, PeerId
 
 MAX_OUTPUTS: Final = 1_024
 """Bounds the state keys that one transaction can touch."""
+MAX_REVEALED_PROOF_BYTES: Final = 896 << 10
+"""Evidence of a PREPARE on an invalid proof carries the whole transaction that revealed it, and must fit one body: a
+larger proof could be vouched for falsely without anyone being able to accuse."""
 MAX_VERIFIER_NAME_BYTES: Final = 32
 MAX_TX_BYTES: Final = MAX_TX_BODY_BYTES + MAX_PUBLIC_KEY_BYTES + MAX_SIGNATURE_BYTES + 64
 
@@ -78,6 +81,11 @@ class PostStatement:
     statement: bytes
     bounty: int
     expiry_height: Height
+
+    @property
+    def statement_id(self) -> Hash:
+        """Names the statement in the registry: proofs are malleable, so duplicates are found by the statement."""
+        return hash_tagged(Tag.STATEMENT, lp(self.verifier.encode()), self.statement)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +161,7 @@ KIND_NAMES: Final[dict[type[Kind], str]] = {
 _U32, _U64, _BYTES = FieldType.UINT32, FieldType.UINT64, FieldType.BYTES
 _OUTPUT: Final = Message("Output", (Field(1, "recipient", _BYTES), Field(2, "amount", _U64)))
 _KINDS: Final = (
-    (10, "transfer", Message("Transfer", (Field(1, "outputs", FieldType.REPEATED_MESSAGE, _OUTPUT),))),
+    (10, "transfer", Message("Transfer", (Field(1, "outputs", FieldType.REPEATED_MESSAGE, _OUTPUT, MAX_OUTPUTS),))),
     (11, "data", Message("Data", (Field(1, "payload", _BYTES),))),
     (
         12,
@@ -206,7 +214,7 @@ _KINDS: Final = (
             (
                 Field(1, "batch", _BYTES),
                 Field(2, "signers", _BYTES),
-                Field(3, "signatures", FieldType.REPEATED_BYTES),
+                Field(3, "signatures", FieldType.REPEATED_BYTES, most=MAX_VALIDATORS),
             ),
         ),
     ),
@@ -348,8 +356,6 @@ def _transfer(values: Values) -> Kind:
     items = cast(list[Values], values.get("outputs", []))
     if not items:
         raise DecodeError(Malformed.MISSING_FIELD, "a transfer has at least one output")
-    if len(items) > MAX_OUTPUTS:
-        raise DecodeError(Malformed.TOO_MANY, f"{len(items)} outputs, the most is {MAX_OUTPUTS}")
     return Transfer(tuple(Output(Address(_hash(item, "recipient")), _positive(item, "amount")) for item in items))
 
 
@@ -379,14 +385,17 @@ def _submit_proof(values: Values) -> Kind:
         if len(values) > 2:
             raise DecodeError(Malformed.INCONSISTENT, "a commitment comes without proof, salt and cost limit")
         return CommitProof(statement_id, _hash(values, "commitment"))
-    return RevealProof(statement_id, _filled(values, "proof"), _hash(values, "salt"), _positive(values, "cost_limit"))
+    proof = _filled(values, "proof")
+    if len(proof) > MAX_REVEALED_PROOF_BYTES:
+        raise DecodeError(Malformed.TOO_LARGE, f"a proof of {len(proof)} bytes, the most is {MAX_REVEALED_PROOF_BYTES}")
+    return RevealProof(statement_id, proof, _hash(values, "salt"), _positive(values, "cost_limit"))
 
 
 def _attest(values: Values) -> Kind:
     signatures = tuple(cast(list[bytes], values.get("signatures", [])))
     signers = _filled(values, "signers")
-    if len(signatures) > MAX_VALIDATORS or len(signers) > (MAX_VALIDATORS + 7) // 8:
-        raise DecodeError(Malformed.TOO_MANY, f"{len(signatures)} signatures on a batch")
+    if len(signers) > (MAX_VALIDATORS + 7) // 8:
+        raise DecodeError(Malformed.TOO_LARGE, f"{len(signers)} bytes name the signers of a batch")
     return Attest(_filled(values, "batch"), signers, signatures)
 
 

@@ -60,7 +60,8 @@ class Flags(IntFlag):
     """The receiver answers when it has processed the frame."""
 
 
-_KNOWN_FLAGS: Final = Flags.CRITICAL | Flags.PRIORITY | Flags.ACK
+# A plain integer: Python 3.11 inverts an IntFlag within its known bits, so `~` of one would mask nothing unknown.
+_KNOWN_FLAGS: Final = int(Flags.CRITICAL | Flags.PRIORITY | Flags.ACK)
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,8 @@ class PolicyEntry:
             raise ValueError(f"{self.alg_id.name}: the sunset {self.sunset} must come after {self.activation}")
         if self.role in (Role.NETWORK_IDENTITY, Role.CONSENSUS_VOTE) and self.alg_id not in VOTE_ALGORITHMS:
             raise ValueError(f"{self.alg_id.name} cannot serve {self.role.name}: it is too slow, or no single key")
+        if self.role is Role.COLD_CERTIFICATION and self.alg_id is AlgId.MULTISIG:
+            raise ValueError("a cold certificate carries the signature of one key, not a multi-signature")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,9 @@ class AlgorithmPolicy:
         """Raises `ValueError` with the entry at fault."""
         if not isinstance(document, list):
             raise ValueError("algorithm_policy is a list of entries")
-        return cls(tuple(sorted(_entry(item, place) for place, item in enumerate(document))))
+        entries = [_entry(item, place) for place, item in enumerate(document)]
+        # By the pair alone: of two entries for one pair a sunset may be null, and None does not compare.
+        return cls(tuple(sorted(entries, key=lambda entry: (entry.role, entry.alg_id))))
 
 
 def _entry(item: Any, place: int) -> PolicyEntry:
