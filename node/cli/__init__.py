@@ -13,6 +13,9 @@ from node.cli.output import output_option
 
 _COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "keys": ("node.cli.keys:keys", "Make, import, export, list and certify keys."),
+    "sim": ("node.cli.sim:sim", "Simulate consensus under faults, from seeds that replay."),
+    "start": ("node.cli.start:start", "Run a node."),
+    "testnet": ("node.cli.testnet:testnet", "Make the folders of a test network."),
     "version": ("node.cli.version:version", "Show the versions of Trellis and of what it stands on."),
 }
 """name → (module:attribute, the line in `trellis --help`). Kept here so that `--help` imports no command."""

@@ -1,0 +1,98 @@
+"""Independent checkers: what must hold whatever the faults. They share no code with the core's decisions.
+
+Each looks only at what left a host: signatures it released, blocks it committed, evidence it raised.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from trellis.certificate import Certificate
+from trellis.receipt import certified_fault
+from trellis.types import Hash, Height, View
+from trellis.votes import Vote, VoteKind
+
+if TYPE_CHECKING:
+    from consensus import Rule
+    from consensus.effects import Halt, VotingMessage
+    from node.simulator.host import Host
+    from node.simulator.ledger import ChainBlock
+    from node.simulator.world import World
+    from trellis.evidence import Evidence
+
+
+class SafetyViolation(Exception):
+    """A property that must hold under any faults does not."""
+
+
+@dataclass(slots=True)
+class Checkers:
+    """Raises `SafetyViolation` at the moment something goes wrong, so that the trace ends there."""
+
+    world: World
+    committed_hash: dict[Height, Hash] = field(default_factory=dict)
+    roots: dict[Height, Hash] = field(default_factory=dict)
+    votes: dict[tuple[int, Height, View, VoteKind], Vote] = field(default_factory=dict)
+    """Every vote that an honest host ever released, across its restarts."""
+    highest_change: dict[tuple[int, Height], View] = field(default_factory=dict)
+    evidence_seen: int = 0
+    guard_refusals: int = 0
+    rejections: dict[str, int] = field(default_factory=dict)
+
+    def committed(self, host: Host, block: ChainBlock, certificate: Certificate) -> None:
+        """Agreement, validity, identical roots, and a certificate that holds from scratch."""
+        if not host.honest:
+            return
+        height = block.header.height
+        known = self.committed_hash.setdefault(height, block.hash)
+        if known != block.hash:
+            raise SafetyViolation(f"agreement: node {host.index} decided another block at height {height}")
+        root = self.roots.setdefault(height, host.state.root)
+        if root != host.state.root:
+            raise SafetyViolation(f"state: node {host.index} has another root after height {height}")
+        validators = host.durable.states[height - 1].validators
+        fault = certified_fault(block.header, certificate, validators, self.world.ring.verify)
+        if fault is not None:
+            raise SafetyViolation(f"certificate: node {host.index} decided height {height} on {fault}")
+        parent = block.parent_certificate
+        if height > 1:
+            if parent is None:
+                raise SafetyViolation(f"certificate: block {height} carries none of its parent")
+            before, _ = host.durable.chain[height - 2]
+            fault = certified_fault(
+                before.header, parent, host.durable.states[height - 2].validators, self.world.ring.verify
+            )
+            if fault is not None:
+                raise SafetyViolation(f"certificate: block {height} carries one of its parent with {fault}")
+
+    def released(self, host: Host, message: VotingMessage) -> None:
+        """No honest double vote, whatever crashed in between; nothing below an own VIEW-CHANGE."""
+        if not host.honest:
+            return
+        vote = message.signed.vote
+        key = (host.index, vote.height, vote.view, vote.kind)
+        known = self.votes.setdefault(key, vote)
+        if known != vote:
+            raise SafetyViolation(f"double vote: node {host.index} signed {known} and {vote}")
+        change = self.highest_change.get((host.index, vote.height), View(0))
+        if vote.view < change:
+            raise SafetyViolation(f"C9: node {host.index} signed {vote} after its VIEW-CHANGE to view {change}")
+        if vote.kind is VoteKind.VIEW_CHANGE:
+            self.highest_change[host.index, vote.height] = vote.view
+
+    def accused(self, host: Host, evidence: Evidence) -> None:
+        self.evidence_seen += 1
+        offender = self.world.hosts[self.world.index_of(evidence.offender)]
+        if offender.honest:
+            raise SafetyViolation(f"evidence: node {host.index} accuses the honest node {offender.index}")
+
+    def halted(self, host: Host, halt: Halt) -> None:
+        if host.honest:
+            raise SafetyViolation(f"halt: node {host.index} stopped with {halt.reason}")
+
+    def guard_refused(self, host: Host, vote: Vote, rule: Rule) -> None:
+        self.guard_refusals += 1
+
+    def rejected(self, host: Host, sender: int, rule: Rule) -> None:
+        self.rejections[rule.name] = self.rejections.get(rule.name, 0) + 1

@@ -1,0 +1,47 @@
+"""A simulated disk: what was appended, what was made durable, and what a crash leaves of it."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+from consensus.guard import SignGuard
+from consensus.records import HeightBegun, Record, decode_record, encode_record
+
+
+@dataclass(slots=True)
+class Disk:
+    """One host's write-ahead log and sign guard. Records are kept as bytes: a restart decodes what it finds."""
+
+    guard: SignGuard
+    log: list[bytes] = field(default_factory=list)
+    archive: list[bytes] = field(default_factory=list)
+    durable: int = 0
+    """How many records of the log a crash cannot take."""
+
+    _begun: int = 0
+    """Where the newest height begins in the log."""
+
+    def append(self, record: Record) -> None:
+        if isinstance(record, HeightBegun):
+            self._begun = len(self.log)
+        self.log.append(encode_record(record))
+
+    def sync(self) -> None:
+        """A durable new height makes the records before it superfluous; what blame may need goes to the archive."""
+        if self._begun:
+            old = self.log[: self._begun]
+            self.archive += [data for data in old if decode_record(data).is_archival]
+            del self.log[: self._begun]
+            self._begun = 0
+        self.durable = len(self.log)
+
+    def crash(self, chance: random.Random) -> None:
+        """Of what was not durable, a prefix may have reached the disk; a torn record behind it is found and dropped."""
+        kept = chance.randint(self.durable, len(self.log))
+        del self.log[kept:]
+        self.durable = kept
+        self._begun = self._begun if self._begun < kept else 0
+
+    def records(self) -> list[Record]:
+        return [decode_record(data) for data in self.log]
