@@ -51,7 +51,7 @@ class Tag(bytes, Enum):
 
 def hash_tagged(tag: Tag, *parts: bytes) -> Hash:
     """SHA3-256(tag ‖ parts…). The caller makes the concatenation unambiguous: fixed sizes or `lp`."""
-    digest = sha3_256(tag.value)
+    digest = sha3_256(tag)  # a tag is bytes; reading `.value` would cost as much as hashing a small preimage
     for part in parts:
         digest.update(part)
     return Hash(digest.digest())
@@ -59,7 +59,7 @@ def hash_tagged(tag: Tag, *parts: bytes) -> Hash:
 
 def hash_tagged_384(tag: Tag, *parts: bytes) -> bytes:
     """SHA3-384, for proof_commitment alone."""
-    digest = sha3_384(tag.value)
+    digest = sha3_384(tag)
     for part in parts:
         digest.update(part)
     return digest.digest()
