@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 FUZZ_SECONDS ?= 600
+SEEDS ?= 0..6999
 FUZZ_READY := $(VENV)/.ready-fuzz
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format proto proto-check bench fuzz localnet clean
+.PHONY: help setup test lint format proto proto-check bench fuzz sim e2e localnet clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +50,12 @@ bench: $(READY) ## Run the benchmarks and print their tables.
 
 fuzz: $(FUZZ_READY) ## Fuzz every decoder for FUZZ_SECONDS (default 600) in all.
 	$(BIN)/python -m tests.fuzz.campaign --seconds $(FUZZ_SECONDS)
+
+sim: $(READY) ## Simulate SEEDS (default 0..6999) at n = 4, 7 and 10 with f Byzantine.
+	$(BIN)/trellis sim --seeds $(SEEDS)
+
+e2e: $(READY) ## Run real processes on real sockets, and kill some.
+	$(BIN)/python -m pytest -m e2e tests/e2e
 
 localnet: ## Reserved for the local network of the node.
 	@echo "make localnet: the node cannot run a local network yet; see CHANGELOG.md for what exists." >&2
