@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 FUZZ_SECONDS ?= 600
 SEEDS ?= 0..6999
+HANDSHAKES ?= 100000
 FUZZ_READY := $(VENV)/.ready-fuzz
 
 .DEFAULT_GOAL := help
@@ -27,7 +28,7 @@ $(FUZZ_READY): $(READY)
 setup: $(READY) ## Make .venv with everything that the other targets use.
 
 test: $(READY) ## Run the test suite.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: $(READY) ## Check style, types and the directions of imports.
 	$(BIN)/ruff check .
@@ -48,8 +49,9 @@ proto-check: $(READY) ## Fail if the committed stubs differ from what the schema
 bench: $(READY) ## Run the benchmarks and print their tables.
 	$(BIN)/python -m tests.bench
 
-fuzz: $(FUZZ_READY) ## Fuzz every decoder for FUZZ_SECONDS (default 600) in all.
+fuzz: $(FUZZ_READY) ## Fuzz every decoder for FUZZ_SECONDS (default 600), and HANDSHAKES (default 100000).
 	$(BIN)/python -m tests.fuzz.campaign --seconds $(FUZZ_SECONDS)
+	$(BIN)/python -m tests.p2p.fuzz_handshake $(HANDSHAKES)
 
 sim: $(READY) ## Simulate SEEDS (default 0..6999) at n = 4, 7 and 10 with f Byzantine.
 	$(BIN)/trellis sim --seeds $(SEEDS)

@@ -1,26 +1,22 @@
 """The seam between a node and whatever decides its blocks.
 
-Proof by votes (`consensus.replica.Replica`) and proof of work share events, effects and block validation; a genesis
-chooses one. An engine is a pure state machine: it never waits, logs, reads a clock, draws randomness, signs or
-verifies. What only one engine needs is a member of the unions `Event` and `Effect` that the other never sees.
+Proof by votes (`consensus.replica.Replica`) and proof of work (`consensus.pow.PowEngine`) share this shape and the
+block validation behind it; a genesis chooses one. An engine is a pure state machine: it never waits, logs, reads a
+clock, draws randomness, signs or verifies. Each engine has its own closed unions of events and effects.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from consensus.effects import Effect
-from consensus.events import Event
-from trellis.messages import Message
+from trellis.genesis import EngineKind
 from trellis.types import Height
 
+__all__ = ["ConsensusEngine", "EngineKind", "Halted", "Worth"]
 
-class EngineKind(StrEnum):
-    """As genesis names them."""
-
-    PBFT = "pbft"
-    POW = "pow"
+Event_contra = TypeVar("Event_contra", contravariant=True)
+Effect_co = TypeVar("Effect_co", covariant=True)
 
 
 class Worth(StrEnum):
@@ -37,15 +33,12 @@ class Halted(RuntimeError):
     """The engine met a broken invariant and asked its host to stop; the host came back."""
 
 
-class ConsensusEngine(Protocol):
+class ConsensusEngine(Protocol[Event_contra, Effect_co]):
     """What the node and the simulator drive."""
 
     @property
     def height(self) -> Height:
-        """The height in progress; 0 before the first `HeightStarted`."""
+        """Votes: the height in progress, 0 before the first event. Work: the height of the tip."""
 
-    def step(self, event: Event) -> tuple[Effect, ...]:
+    def step(self, event: Event_contra) -> tuple[Effect_co, ...]:
         """One event in, effects out, in the order in which the host carries them out."""
-
-    def worth(self, message: Message) -> Worth:
-        """Asked before verification, so that a flood costs its sender more than this node. Changes nothing."""

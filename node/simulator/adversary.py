@@ -14,10 +14,11 @@ from consensus.guard import SignGuard
 from node.simulator import ledger
 from node.simulator.host import BodyRequest, Host, Packet
 from node.simulator.ledger import Operation, OperationKind
+from trellis.certificate import make_certificate
 from trellis.constants import Context
 from trellis.messages import Ballot, Proposal, ViewChange
 from trellis.types import Hash, Height, View
-from trellis.votes import SignedVote, Vote, VoteKind
+from trellis.votes import Prepared, SignedVote, Vote, VoteKind
 
 
 class Adversary(Host):
@@ -210,6 +211,68 @@ class SlowDripper(Adversary):
         self.world.heap.after(self.world.chance.randint(100, 1_500) * 1_000, late)
 
 
+class Mislabeler(Adversary):
+    """Signs one hash and sends two headers with it: whoever does not compare them cannot accuse it later."""
+
+    def send_all(self, packet: Packet) -> None:
+        if isinstance(packet, Proposal) and not packet.justification and self.state.height + 1 == packet.header.height:
+            operations = [Operation(1 << 43 | packet.header.height, OperationKind.DATA, self.me, 1)]
+            header, certificate = packet.header, packet.parent_certificate
+            block = ledger.make_block(self.state, header.view, self.me, certificate, operations, header.timestamp_ms)
+            self.durable.bodies[block.hash] = block
+            left, right = self.halves()
+            self.world.send(self.index, left, replace(packet, header=block.header, body=block.hash))
+            self.world.send(self.index, right, packet)
+            return
+        super().send_all(packet)
+
+
+class PreparedLiar(Adversary):
+    """Asks for the next view before anybody else does, naming a block that nobody has, with a made-up certificate."""
+
+    def receive(self, sender: int, packet: Packet) -> None:
+        super().receive(sender, packet)
+        if isinstance(packet, ViewChange) and packet.signed.vote.height == self.height + 1:
+            self._lie(packet.signed.vote.height, View(packet.signed.vote.view + 1))
+
+    def send_all(self, packet: Packet) -> None:
+        if isinstance(packet, ViewChange):
+            return
+        if isinstance(packet, Proposal):
+            self._lie(packet.header.height, View(1))
+            return
+        super().send_all(packet)
+
+    def _lie(self, height: Height, view: View) -> None:
+        prepared = Prepared(View(view - 1), Hash(bytes([view % 256]) * 32))
+        members = self.state.validators
+        vote = Vote(VoteKind.PREPARE, height, prepared.view, prepared.hash)
+        forged = make_certificate([replace(self.sign(vote), signer=signer) for signer in members.addresses], members)
+        self.world.send(
+            self.index,
+            self.world.others(self.index),
+            ViewChange(self.sign(Vote(VoteKind.VIEW_CHANGE, height, view, None, prepared)), forged),
+        )
+
+
+class ViewDriver(Adversary):
+    """Asks for view after view, alone."""
+
+    def receive(self, sender: int, packet: Packet) -> None:
+        super().receive(sender, packet)
+        if isinstance(packet, Ballot | Proposal | ViewChange) and packet.signed.vote.height == self.height + 1:
+            vote = packet.signed.vote
+            # After a pause, or an obedient network would change views for ever within one instant.
+            further = Vote(VoteKind.VIEW_CHANGE, vote.height, View(vote.view + 1))
+            life = self.life
+
+            def drive() -> None:
+                if self.running and self.life == life:
+                    self.world.send(self.index, self.world.others(self.index), ViewChange(self.sign(further)))
+
+            self.world.heap.after(5_000, drive)
+
+
 ADVERSARIES: Final[dict[str, type[Adversary]]] = {
     "body_withholder": BodyWithholder,
     "equivocating_leader": EquivocatingLeader,
@@ -218,9 +281,12 @@ ADVERSARIES: Final[dict[str, type[Adversary]]] = {
     "height_liar": HeightLiar,
     "invalid_proposer": InvalidProposer,
     "lock_liar": LockLiar,
+    "mislabeler": Mislabeler,
+    "prepared_liar": PreparedLiar,
     "quiet_leader": QuietLeader,
     "replayer": Replayer,
     "silent": Silent,
     "slow_dripper": SlowDripper,
+    "view_driver": ViewDriver,
     "vote_withholder": VoteWithholder,
 }

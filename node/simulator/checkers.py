@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from trellis.certificate import Certificate
+from trellis.messages import Proposal
 from trellis.receipt import certified_fault
-from trellis.types import Hash, Height, View
+from trellis.types import Address, Hash, Height, View
 from trellis.votes import Vote, VoteKind
 
 if TYPE_CHECKING:
@@ -36,7 +37,10 @@ class Checkers:
     votes: dict[tuple[int, Height, View, VoteKind], Vote] = field(default_factory=dict)
     """Every vote that an honest host ever released, across its restarts."""
     highest_change: dict[tuple[int, Height], View] = field(default_factory=dict)
+    proposed: set[tuple[Address, Height, View, Hash]] = field(default_factory=set)
+    """Every PRE-PREPARE whose signature holds: signer, height, view, block."""
     evidence_seen: int = 0
+    accused_hosts: set[int] = field(default_factory=set)
     guard_refusals: int = 0
     rejections: dict[str, int] = field(default_factory=dict)
 
@@ -66,6 +70,19 @@ class Checkers:
             if fault is not None:
                 raise SafetyViolation(f"certificate: block {height} carries one of its parent with {fault}")
 
+    def sent(self, proposal: Proposal) -> None:
+        """By anybody, to anybody."""
+        signed = proposal.signed
+        vote = signed.vote
+        if vote.block_hash is None:
+            return
+        key = (signed.signer, vote.height, vote.view, vote.block_hash)
+        if key in self.proposed:
+            return
+        signer = self.world.ring.keys[self.world.index_of(signed.signer)].validator(1)
+        if all(self.world.ring.verify([signed.check(self.world.genesis.genesis_hash, signer)])):
+            self.proposed.add(key)
+
     def released(self, host: Host, message: VotingMessage) -> None:
         """No honest double vote, whatever crashed in between; nothing below an own VIEW-CHANGE."""
         if not host.honest:
@@ -80,10 +97,17 @@ class Checkers:
             raise SafetyViolation(f"C9: node {host.index} signed {vote} after its VIEW-CHANGE to view {change}")
         if vote.kind is VoteKind.VIEW_CHANGE:
             self.highest_change[host.index, vote.height] = vote.view
+        elif vote.kind is VoteKind.PREPARE and vote.block_hash is not None and vote.height == host.height + 1:
+            order = host.state.schedule.order(host.state.validators)
+            leader = order[vote.view % len(order)]
+            if (leader, vote.height, vote.view, vote.block_hash) not in self.proposed:
+                # Who PREPAREs what the leader did not sign hides an equivocating leader from evidence.
+                raise SafetyViolation(f"PREPARE: node {host.index} signed {vote}, which the leader never proposed")
 
     def accused(self, host: Host, evidence: Evidence) -> None:
         self.evidence_seen += 1
         offender = self.world.hosts[self.world.index_of(evidence.offender)]
+        self.accused_hosts.add(offender.index)
         if offender.honest:
             raise SafetyViolation(f"evidence: node {host.index} accuses the honest node {offender.index}")
 
@@ -92,7 +116,10 @@ class Checkers:
             raise SafetyViolation(f"halt: node {host.index} stopped with {halt.reason}")
 
     def guard_refused(self, host: Host, vote: Vote, rule: Rule) -> None:
+        """The guard protects against a lost log. With the log intact it never has to say no."""
         self.guard_refusals += 1
+        if host.honest and not host.lost_log:
+            raise SafetyViolation(f"guard: node {host.index} with its log intact was refused {vote} by {rule}")
 
     def rejected(self, host: Host, sender: int, rule: Rule) -> None:
         self.rejections[rule.name] = self.rejections.get(rule.name, 0) + 1

@@ -136,6 +136,8 @@ class Host:
         self.halted: Halt | None = None
         self.suspicious = False
         """Log or guard was missing or old at a start, and the quarantine is not over."""
+        self.lost_log = False
+        """It ever was."""
         self.crash_after: int | None = None
         """Effects from now until power is lost; None for never."""
         self.clock_skew_ms = 0
@@ -170,6 +172,7 @@ class Host:
         self._fresh_start()
         self.running = True
         self.suspicious = suspicious or self.suspicious
+        self.lost_log = self.lost_log or suspicious
         records = self.durable.disk.records()
         genesis_hash = self.world.genesis.genesis_hash
         self.replica = Replica.restore(self.me, genesis_hash, records, observing=self.suspicious)

@@ -1,7 +1,7 @@
 """Swarm: a seed draws the network, the weather, the faults and their probabilities; then the world runs in two phases.
 
-Safety phase: everything may fail, and nothing wrong may be decided. Then faults stop for a quorum, and there must be
-progress within ten capped timeouts.
+Safety phase: everything may fail, and nothing wrong may be decided; it lasts until enough happened for the seed to say
+something, within bounds. Then faults stop for a quorum, and there must be progress within ten capped timeouts.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from node.simulator.world import Scene, World
 from trellis.parameters import Parameters
 from trellis.types import Height
 
-SAFETY_MS: Final = 12_000
+MIN_SAFETY_MS: Final = 8_000
+MAX_SAFETY_MS: Final = 40_000
 STEP_MS: Final = 400
 """A fault is drawn this often in the safety phase."""
 
-WORK_MS: Final = 120
+WORK_MS: Final = 200
 MIN_HEIGHTS: Final = 10
 MIN_FAULT_KINDS: Final = 3
 CAPPED_TIMEOUTS: Final = 10
@@ -113,7 +114,7 @@ def draw(seed: int, nodes: int, byzantine: int) -> Draw:
         kind = chance.choice(kinds)
         if kind not in active:
             active.append(kind)
-    chances: dict[FaultKind, int] = {kind: chance.choice((40, 120, 300)) for kind in active}
+    chances: dict[FaultKind, int] = {kind: chance.choice((20, 60, 200)) for kind in active}
     corrupted = sorted(chance.sample(range(nodes), byzantine))
     strategies = [chance.choice(sorted(ADVERSARIES)) for _ in corrupted]
     uneven = chance.randrange(3) == 0
@@ -146,6 +147,7 @@ class Run:
 
         self.world = World(scene, make)
         self.world.network.weather = replace(drawn.weather)
+        self._failing = True
         if trace:
             self.world.lines = self.result.lines
 
@@ -157,7 +159,8 @@ class Run:
             world.start()
             self._keep_working()
             self._keep_failing()
-            world.run_until(lambda: world.heap.now_us >= SAFETY_MS * US_PER_MS, SAFETY_MS * US_PER_MS)
+            world.run_until(self._has_shown_enough, MAX_SAFETY_MS * US_PER_MS)
+            self._failing = False
             self._heal()
             result.stalled = not self._progresses()
         except SafetyViolation as violation:
@@ -167,6 +170,12 @@ class Run:
         result.virtual_ms = world.heap.now_us // US_PER_MS
         result.messages = world.heap.handled
         return result
+
+    def _has_shown_enough(self) -> bool:
+        world = self.world
+        if world.heap.now_us < MIN_SAFETY_MS * US_PER_MS:
+            return False
+        return world.highest_honest() >= MIN_HEIGHTS and len(self.result.faults) >= MIN_FAULT_KINDS
 
     def _keep_working(self) -> None:
         world = self.world
@@ -181,7 +190,7 @@ class Run:
         world = self.world
 
         def step() -> None:
-            if world.heap.now_us >= SAFETY_MS * US_PER_MS:
+            if not self._failing:
                 return
             for kind in FaultKind:
                 per_mille = self.drawn.chances_permille.get(kind, 0)

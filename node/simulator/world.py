@@ -18,7 +18,7 @@ from node.simulator.keys import KeyRing
 from node.simulator.ledger import ChainBlock, LedgerState, Operation, OperationKind, Refused
 from node.simulator.network import US_PER_MS, Network
 from trellis.evidence import Evidence, encode_evidence
-from trellis.messages import Message
+from trellis.messages import Message, Proposal
 from trellis.parameters import Parameters
 from trellis.types import Address, Hash, Height
 from trellis.validators import ValidatorSet
@@ -104,6 +104,8 @@ class World:
     # What is sent.
 
     def send(self, sender: int, receivers: Iterable[int], packet: Packet) -> None:
+        if isinstance(packet, Proposal):
+            self.checkers.sent(packet)
         network, now_us = self.network, self.heap.now_us
         arrivals: list[tuple[int, int]] = []
         for receiver in receivers:

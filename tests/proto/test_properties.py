@@ -34,6 +34,7 @@ from trellis.evidence import (
     Evidence,
     EvidenceFault,
     InvalidProofPrepare,
+    LockLie,
     accuse_of_conflict,
     decode_evidence,
     encode_evidence,
@@ -396,6 +397,19 @@ def test_one_offence_has_one_form(item: Any) -> None:
     swapped = accuse_of_conflict(item.second, item.first, GENESIS_HASH)
     assert swapped == item
     assert ConflictingVotes(item.second, item.first).fault(GENESIS_HASH) is EvidenceFault.NOT_ORDERED
+
+
+def test_votes_of_two_validators_accuse_neither() -> None:
+    one, other = (
+        MEMBERS[0].sign(_of(VoteKind.PREPARE, 1, A), GENESIS.hash),
+        MEMBERS[1].sign(_of(VoteKind.PREPARE, 1, B), GENESIS.hash),
+    )
+    item = accuse_of_conflict(one, other, GENESIS.hash)
+    assert evidence_fault(item, GENESIS.hash, GENESIS.validators, verify_all) is EvidenceFault.DIFFERENT_SIGNERS
+    commit_vote = MEMBERS[0].sign(_of(VoteKind.COMMIT, 0, A), GENESIS.hash)
+    denial = MEMBERS[1].sign(_of(VoteKind.VIEW_CHANGE, 1), GENESIS.hash)
+    lie = LockLie(commit_vote, denial)
+    assert evidence_fault(lie, GENESIS.hash, GENESIS.validators, verify_all) is EvidenceFault.DIFFERENT_SIGNERS
 
 
 def test_two_signatures_of_one_vote_are_no_offence() -> None:

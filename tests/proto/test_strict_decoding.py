@@ -38,7 +38,7 @@ from trellis.evidence import Evidence, decode_evidence, encode_evidence
 from trellis.header import Header, Seal, decode_header, decode_seal
 from trellis.merkle import InclusionProof, prove_inclusion, read_inclusion_proof
 from trellis.messages import Message, decode_message, encode_message
-from trellis.mmr import Mmr, decode_mmr
+from trellis.mmr import Mmr, MmrProof, decode_mmr, decode_mmr_proof, prove_mmr
 from trellis.protowire import MAX_DEPTH, Field, FieldType
 from trellis.protowire import Message as WireMessage
 from trellis.protowire import decode as wire_decode
@@ -673,6 +673,26 @@ def test_a_mountain_range_has_one_peak_for_each_bit_of_its_count() -> None:
         decode_mmr(Mmr(3, (some_hash(1),)).encode())
     with pytest.raises(DecodeError):
         decode_mmr(Mmr(4, (some_hash(1), some_hash(2))).encode())
+
+
+def test_a_mountain_range_proof_has_no_more_hashes_than_a_range_has_levels() -> None:
+    for path, others in ((65, 0), (0, 65)):
+        proof = MmrProof(0, 1, (some_hash(1),) * path, (some_hash(2),) * others)
+        with pytest.raises(DecodeError) as caught:
+            decode_mmr_proof(proof.encode())
+        assert caught.value.reason is Malformed.TOO_MANY
+
+
+@pytest.mark.parametrize(("index", "count"), [(-1, 5), (5, 5), (0, 0), (0, 2**64)])
+def test_no_leaf_stands_outside_a_mountain_range(index: int, count: int) -> None:
+    with pytest.raises(ValueError, match="no leaf"):
+        prove_mmr(index, count, lambda start, height: some_hash((start, height)))
+
+
+@pytest.mark.parametrize("indices", [[], [3], [1, 1], [2, 1], [-1]], ids=str)
+def test_a_proof_of_leaves_that_are_not_there_is_host_misuse(indices: list[int]) -> None:
+    with pytest.raises(ValueError, match="indices must ascend"):
+        prove_inclusion([some_hash(place) for place in range(3)], indices)
 
 
 def test_a_vote_says_in_its_kind_what_it_names() -> None:

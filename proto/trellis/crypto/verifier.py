@@ -15,7 +15,6 @@ pipe closes.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import fcntl
 import os
@@ -343,7 +342,6 @@ class Verifier:
         if not all(worker.is_ready() for worker in started):
             _reap_all(started)
             raise WorkersFailed("a verification worker did not start: its own error output says why")
-        atexit.register(self.stop)
         self._state = _State.RUNNING
         for index, worker in enumerate(started):
             lane = _Lane(worker)
@@ -368,7 +366,6 @@ class Verifier:
         for lane in self._lanes:
             if lane.thread is not None and lane.thread is not threading.current_thread():
                 lane.thread.join()
-        atexit.unregister(self.stop)
 
     def __enter__(self) -> Self:
         return self.start()

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 import psutil  # type: ignore[import-untyped] # ships neither annotations nor stubs
 import pytest
@@ -233,6 +234,7 @@ def test_a_cancelled_batch_is_dropped_and_the_next_one_is_done(own: Verifier) ->
     batch.cancel()
     later.cancel()
     assert later.result(0) == verdicts[:10], "a batch that was done stays done"
+    assert own._lanes[0].next_number == module.IN_FLIGHT_CHUNKS + 1, "the rest of the first was still sent"
     assert own.replaced_workers == 0
 
 
@@ -310,6 +312,31 @@ def test_on_done_is_called_once_for_success_cancellation_and_inline_work(own: Ve
     assert done.result(PATIENCE_MS) == verdicts
     until(lambda: len(calls) == 3)
     assert calls == [inline, cancelled, done]
+
+
+def test_a_small_batch_is_shared_by_idle_workers_instead_of_queueing_at_one() -> None:
+    checks, verdicts = mixed_checks(2 * module.MIN_CHUNK_CHECKS)
+    with Verifier(2) as verifier:
+        until(lambda: verifier._idle_lanes == 2)
+        for pid in verifier.worker_pids:
+            os.kill(pid, signal.SIGSTOP)
+        batch = verifier.submit(checks)
+        until(lambda: in_flight(verifier) == 2)
+        assert [len(lane.in_flight) for lane in verifier._lanes] == [1, 1]
+        for pid in verifier.worker_pids:
+            os.kill(pid, signal.SIGCONT)
+        assert batch.result(PATIENCE_MS) == verdicts
+
+
+def test_a_module_in_the_working_directory_does_not_reach_the_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cryptography.py").write_text("raise SystemExit('taken over')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", ".")])
+    with Verifier(1) as verifier:
+        checks, verdicts = mixed_checks(10)
+        assert verifier.verify_batch(checks) == verdicts
 
 
 def test_workers_that_cannot_start_are_reported_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -404,6 +431,20 @@ def test_every_verifier_fault_is_a_verifier_error_so_that_no_caller_takes_it_for
 def test_a_negative_number_of_workers_is_host_misuse() -> None:
     with pytest.raises(ValueError, match="-1 workers"):
         Verifier(-1)
+
+
+@given(
+    st.lists(st.sampled_from([0, 1_000, CHUNK_BYTES // 3, CHUNK_BYTES + 1]), min_size=1, max_size=40),
+    st.integers(1, CHUNK_CHECKS),
+)
+def test_chunks_cover_the_batch_in_order_within_both_bounds(sizes: list[int], chunk_checks: int) -> None:
+    batch = Batch(tuple(SignatureCheck(1, b"", bytes(size), b"", b"") for size in sizes), None)
+    chunks = module._cut(batch, chunk_checks)
+    assert [n for chunk in chunks for n in range(chunk.start, chunk.stop)] == list(range(len(sizes)))
+    for chunk in chunks:
+        assert 1 <= chunk.stop - chunk.start <= chunk_checks
+        assert chunk.size_bytes == sum(sizes[chunk.start : chunk.stop])
+        assert chunk.size_bytes <= CHUNK_BYTES or chunk.stop - chunk.start == 1
 
 
 any_checks = st.lists(

@@ -398,3 +398,16 @@ def test_the_state_root_in_the_tip_must_be_the_headers() -> None:
     put_row(store, Table.META, TIP_KEY, replace(chain.tip, state_root=Hash(bytes(32))).encode())
     with pytest.raises(CorruptStoreError):
         load_chain(store)
+
+
+def test_a_bucket_that_changes_under_a_running_node_is_named_and_never_built_upon() -> None:
+    store = MemoryStore()
+    chain = new_chain(store)
+    with store.snapshot() as snapshot:
+        rows = dict(snapshot.scan(Table.BUCKETS))
+    batch = Batch()
+    batch.merge(Table.BUCKETS, dict(zip(rows, reversed(rows.values()), strict=True)))
+    store.commit(batch)
+    chain.put_consensus(b"takes a new snapshot")
+    with pytest.raises(CorruptStoreError, match="of the state tree is missing or another one"):
+        chain.state.extend(dict.fromkeys(GENESIS, b"changed"))

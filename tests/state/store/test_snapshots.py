@@ -203,6 +203,13 @@ def test_an_index_with_counts_moved_between_chunks_is_refused() -> None:
     assert cut.fault is ChunkFault.WRONG_SIZE
 
 
+def test_an_index_whose_counts_overflow_is_refused_like_any_other() -> None:
+    source = source_of(big_chain())
+    refusal = check_index(source.plan, b"\xff" * source.plan.index_bytes)
+    assert isinstance(refusal, ChunkRefusal)
+    assert refusal.fault is ChunkFault.WRONG_ROOT
+
+
 def test_a_chunk_in_anothers_place_is_refused_and_named() -> None:
     source = source_of(big_chain())
     importing = begun(MemoryStore(), source)

@@ -97,6 +97,14 @@ def test_a_worker_that_falls_silent_is_replaced_and_its_job_done_again() -> None
         assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
+def test_a_worker_lost_once_does_not_bring_the_work_into_the_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ProofPool(1, job_timeout_ms=PATIENT_MS) as pool:
+        pool.verify_batch(BATCH[:1])
+        os.kill(pool.pids[0], signal.SIGKILL)
+        monkeypatch.delattr(ProofJob, "run")
+        assert pool.verify_batch(BATCH[:3]) == EXPECTED[:3]
+
+
 def test_when_no_worker_ever_answers_the_parent_does_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("state.workers.process._BOOT", "raise SystemExit(1)")
     with ProofPool(2) as pool:
@@ -122,7 +130,8 @@ def test_a_worker_that_answers_nonsense_is_not_believed(monkeypatch: pytest.Monk
 
 
 def test_a_worker_that_promises_four_gigabytes_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    boot = "import os, sys\nos.write(1, b'\\x00\\x00\\x00\\x05ready\\xff\\xff\\xff\\xff')\nwhile os.read(0, 4096):\n    pass\n"
+    promise = len(b"ready").to_bytes(4, "big") + b"ready" + b"\xff" * 4
+    boot = f"import os\nos.write(1, {promise!r})\nwhile os.read(0, 4096):\n    pass\n"
     monkeypatch.setattr("state.workers.process._BOOT", boot)
     with ProofPool(1, job_timeout_ms=600_000) as pool:
         assert pool.verify_batch(BATCH[:1]) == EXPECTED[:1]
