@@ -7,6 +7,7 @@ accepts are exactly those that the protobuf runtime would write for the same mes
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -40,6 +41,18 @@ class Field:
     message: Message | None = None
     most: int = 0
     """Of a repeated field: more items are refused as they are read. An item of two bytes costs ninety in memory."""
+    repeated: bool = dataclasses.field(init=False)
+    largest: int = dataclasses.field(init=False)
+    """Of an integer; zero for everything else."""
+    plain: bool = dataclasses.field(init=False)
+    """Bytes, once."""
+
+    def __post_init__(self) -> None:
+        # Told once, not at every field of every transaction.
+        largest = {FieldType.UINT32: U32_MAX, FieldType.UINT64: U64_MAX}.get(self.type, 0)
+        object.__setattr__(self, "repeated", self.type in (FieldType.REPEATED_BYTES, FieldType.REPEATED_MESSAGE))
+        object.__setattr__(self, "largest", largest)
+        object.__setattr__(self, "plain", self.type is FieldType.BYTES)
 
 
 @dataclass(frozen=True)
@@ -97,29 +110,42 @@ def _decode(message: Message, data: bytes, at: int, end: int, depth: int) -> Val
     values: Values = {}
     by_tag, previous = message.by_tag, 0
     while at < end:
-        tag, at = _read_varint(data, at, end)
+        # One byte is nearly always all there is to a tag or a length, and then it is minimal: a call each would double
+        # what reading a transfer costs.
+        tag = data[at]
+        if tag < 0x80:
+            at += 1
+        else:
+            tag, at = _read_varint(data, at, end)
         field = by_tag.get(tag)
         if field is None:
             kind = Malformed.WRONG_WIRE_TYPE if tag >> 3 in message.numbers else Malformed.UNKNOWN_FIELD
             raise DecodeError(kind, f"field {tag >> 3} with wire type {tag & 7} in {message.name}")
-        repeated = field.type in (FieldType.REPEATED_BYTES, FieldType.REPEATED_MESSAGE)
-        if field.number == previous and not repeated:
-            raise DecodeError(Malformed.DUPLICATE_FIELD, f"{message.name}.{field.name}")
-        if field.number < previous:
-            raise DecodeError(Malformed.FIELD_ORDER, f"{message.name}.{field.name} after field {previous}")
+        if field.number <= previous:
+            if field.number < previous:
+                raise DecodeError(Malformed.FIELD_ORDER, f"{message.name}.{field.name} after field {previous}")
+            if not field.repeated:
+                raise DecodeError(Malformed.DUPLICATE_FIELD, f"{message.name}.{field.name}")
         previous = field.number
-        number, at = _read_varint(data, at, end)
-        if field.type is FieldType.UINT64 or field.type is FieldType.UINT32:
+        if at < end and data[at] < 0x80:
+            number = data[at]
+            at += 1
+        else:
+            number, at = _read_varint(data, at, end)
+        if field.largest:
             if number == 0:
                 raise DecodeError(Malformed.ENCODED_DEFAULT, f"{message.name}.{field.name} is an encoded zero")
-            if field.type is FieldType.UINT32 and number > U32_MAX:
+            if number > field.largest:
                 raise DecodeError(Malformed.OUT_OF_RANGE, f"{message.name}.{field.name} does not fit in 32 bits")
             values[field.name] = number
             continue
         stop = at + number
         if stop > end:
             raise DecodeError(Malformed.TRUNCATED, f"{message.name}.{field.name} claims {number} bytes")
-        _take_delimited(message, field, data, at, stop, depth, values)
+        if field.plain and at < stop:
+            values[field.name] = data[at:stop]
+        else:
+            _take_delimited(message, field, data, at, stop, depth, values)
         at = stop
     return values
 

@@ -20,11 +20,18 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Final
 
+from state.proofs.smt_reader import (
+    IS_SYMBOL,
+    MAX_NUMERAL_DIGITS,
+    MAX_SCRIPT_BYTES,
+    MAX_SYMBOL_BYTES,
+    Node,
+    read_commands,
+)
 from state.proofs.smt_terms import (
     BOOL,
     INT,
     LOGICS,
-    MAX_WIDTH_BITS,
     OPERATORS,
     REAL,
     Application,
@@ -44,42 +51,15 @@ from state.proofs.smt_terms import (
 )
 from state.proofs.verifier import Code
 
-MAX_SCRIPT_BYTES: Final = 64 << 10
-"""A solver's memory grows with the script; larger ones are refused before a byte is read."""
-
-MAX_TOKENS: Final = 20_000
-MAX_DEPTH: Final = 256
-"""Nesting of parentheses, here and in every reader that is not as careful with its stack."""
-
-MAX_SYMBOL_BYTES: Final = 64
-MAX_NUMERAL_DIGITS: Final = 80
-"""Decimal conversion is quadratic in the digits; 80 hold 256 bits."""
-
 MAX_SYMBOLS: Final = 4_000
 MAX_ARITY: Final = 16
 
-Node = bytes | list["Node"]
-"""A token, or what stood between two parentheses."""
-
-_SYMBOL: Final = rb"[A-Za-z~!@$%^&*_+=<>.?/\-][A-Za-z0-9~!@$%^&*_+=<>.?/\-]*"
-_TOKEN: Final = re.compile(
-    rb"(?P<space>(?:[ \t\n]|\r\n)+|;[\t -~]*(?=\r?\n|\Z))|(?P<paren>[()])|(?P<atom>"
-    + _SYMBOL
-    + rb"|#x[0-9a-fA-F]+|#b[01]+|(?:0|[1-9][0-9]*)(?:\.[0-9]+)?)(?=[ \t\r\n();]|\Z)"
-)
 _NUMERAL: Final = re.compile(rb"0|[1-9][0-9]*")
-_DECIMAL: Final = re.compile(rb"(?:0|[1-9][0-9]*)\.[0-9]+")
 _BIT_VALUE: Final = re.compile(rb"bv(0|[1-9][0-9]*)")
-_IS_SYMBOL: Final = re.compile(_SYMBOL)
 _RESERVED: Final = frozenset(
     {b"let", b"forall", b"exists", b"lambda", b"match", b"par", b"_", b"!", b"as", b"true", b"false", b"Bool", b"Int"}
     | {b"Real", b"BitVec", b"Array"}
 )
-_REFUSED_BYTE: Final = {
-    ord('"'): GateReason.STRING,
-    ord("|"): GateReason.QUOTED_SYMBOL,
-    ord(":"): GateReason.KEYWORD,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,65 +74,9 @@ class GateResult:
 def gate(statement: bytes) -> GateResult:
     """Deterministic, bounded, and total: any bytes get a result."""
     try:
-        return _Script().read(_parse(statement))
+        return _Script().read(read_commands(statement))
     except GateRefused as refused:
         return GateResult(refused.reason)
-
-
-def _parse(statement: bytes) -> list[Node]:
-    """The commands, as nested lists of tokens. A stack of our own: no nesting can exhaust the interpreter's."""
-    if len(statement) > MAX_SCRIPT_BYTES:
-        raise GateRefused(GateReason.TOO_LARGE)
-    top: list[Node] = []
-    open_lists = [top]
-    at = tokens = 0
-    while at < len(statement):
-        match = _TOKEN.match(statement, at)
-        if match is None:
-            raise GateRefused(_why_not_a_token(statement, at))
-        at = match.end()
-        if match.lastgroup == "space":
-            continue
-        tokens += 1
-        if tokens > MAX_TOKENS:
-            raise GateRefused(GateReason.TOO_MANY_TOKENS)
-        token = match.group()
-        if token == b"(":
-            inner: list[Node] = []
-            open_lists[-1].append(inner)
-            open_lists.append(inner)
-            if len(open_lists) > MAX_DEPTH:
-                raise GateRefused(GateReason.TOO_DEEP)
-        elif token == b")":
-            open_lists.pop()
-            if not open_lists:
-                raise GateRefused(GateReason.PARENTHESES)
-        else:
-            _check_length(token)
-            open_lists[-1].append(token)
-    if len(open_lists) != 1:
-        raise GateRefused(GateReason.PARENTHESES)
-    return top
-
-
-def _why_not_a_token(statement: bytes, at: int) -> GateReason:
-    if statement[at : at + 1].isdigit() or statement[at : at + 1] == b"#":
-        return GateReason.NUMERAL
-    found = _IS_SYMBOL.match(statement, at)
-    end = found.end() if found else at
-    # A symbol runs into something that may not follow it: name that byte, not the symbol.
-    return _REFUSED_BYTE.get(statement[end] if end < len(statement) else 0, GateReason.BYTE)
-
-
-def _check_length(token: bytes) -> None:
-    if token[:1] == b"#":
-        if (len(token) - 2) * (4 if token[1:2] == b"x" else 1) > MAX_WIDTH_BITS:
-            raise GateRefused(GateReason.WIDTH)
-    elif token[:1].isdigit():
-        if len(token) > MAX_NUMERAL_DIGITS:
-            raise GateRefused(GateReason.NUMERAL)
-    elif len(token) > MAX_SYMBOL_BYTES + MAX_NUMERAL_DIGITS:
-        raise GateRefused(GateReason.SYMBOL_LENGTH)
 
 
 class _Script:
@@ -210,7 +134,7 @@ class _Script:
 
     def _new_name(self, old: Node, prefix: bytes) -> bytes:
         """Ours for theirs. Refuses what SMT-LIB reserves and what an operator is called."""
-        if not isinstance(old, bytes) or _IS_SYMBOL.fullmatch(old) is None:
+        if not isinstance(old, bytes) or IS_SYMBOL.fullmatch(old) is None:
             raise GateRefused(GateReason.COMMAND_FORM)
         if len(old) > MAX_SYMBOL_BYTES:
             raise GateRefused(GateReason.SYMBOL_LENGTH)
