@@ -30,7 +30,6 @@ from consensus.effects import (
     Send,
     SendAll,
     TimerId,
-    TimerKind,
     VotingMessage,
     signed_by,
 )
@@ -47,6 +46,25 @@ from consensus.events import (
     TimerFired,
 )
 from consensus.records import Record
+from node.work import (
+    Arm,
+    BodyAnswer,
+    BodyRequest,
+    ChainAnswer,
+    ChainRequest,
+    Committed,
+    ConsensusPayload,
+    Disarm,
+    Log,
+    Post,
+    Refusal,
+    Seen,
+    Sign,
+    Stop,
+    Verify,
+    WaitId,
+    Work,
+)
 from state.claims import certificate_claims, known_verdicts
 from state.ledger import Ledger, ParentUnknown
 from state.scope import ClaimKey, SignatureClaim
@@ -67,123 +85,6 @@ FETCH_RETRY_MS: Final = 60
 CATCH_UP_WAIT_MS: Final = 1_000
 MAX_PREPARERS: Final = 64
 """Hashes whose PREPARE signers are remembered as sources of bodies; a flood of hashes evicts nothing else."""
-
-
-# Work: what the runtime does, in order.
-
-
-@dataclass(frozen=True, slots=True)
-class Log:
-    """Append to the write-ahead log; durable before any work after it."""
-
-    record: Record
-
-
-@dataclass(frozen=True, slots=True)
-class Sign:
-    """Guard durable, then sign, then send to all, then `signed`."""
-
-    message: VotingMessage
-
-
-@dataclass(frozen=True, slots=True)
-class Post:
-    """Send to one validator, or to all others. `kind` tells the frame's message id."""
-
-    to: Address | None
-    payload: ConsensusPayload | BodyRequest | BodyAnswer | ChainRequest | ChainAnswer
-
-
-@dataclass(frozen=True, slots=True)
-class Arm:
-    timer: TimerId | WaitId
-    delay_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Disarm:
-    kind: TimerKind
-
-
-@dataclass(frozen=True, slots=True)
-class Verify:
-    """Perform the checks, off the event loop; answer with `verified(job, verdicts)`."""
-
-    job: int
-    checks: tuple[SignatureCheck, ...]
-    urgent: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """A broken invariant: say why, and end the process."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """For logs and metrics."""
-
-    what: Observe | Committed | Refusal
-
-
-@dataclass(frozen=True, slots=True)
-class Committed:
-    height: Height
-    block_hash: Hash
-    view: int
-    transactions: int
-    participants: int
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """A peer's message was refused."""
-
-    peer: Address
-    reason: str
-
-
-Work = Log | Sign | Post | Arm | Disarm | Verify | Stop | Seen
-
-
-# What travels between engines.
-
-
-@dataclass(frozen=True, slots=True)
-class ConsensusPayload:
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class BodyRequest:
-    block_hash: Hash
-
-
-@dataclass(frozen=True, slots=True)
-class BodyAnswer:
-    block: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class ChainRequest:
-    above: Height
-
-
-@dataclass(frozen=True, slots=True)
-class ChainAnswer:
-    blocks: tuple[tuple[bytes, bytes], ...]
-    """Encoded blocks and their certificates, ascending."""
-
-
-@dataclass(frozen=True, slots=True)
-class WaitId:
-    """The engine's own timers: fetching a body, catching up."""
-
-    what: str
-    subject: Hash | None
-    serial: int
 
 
 @dataclass(frozen=True, slots=True)

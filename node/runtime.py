@@ -16,7 +16,12 @@ import trio
 
 from consensus.effects import Observe, TimerId, TimerKind
 from consensus.guard import Quarantine
-from node.engine import (
+from node.engine import Engine
+from node.home import Home
+from node.journal import GuardFile, Journal
+from node.lanes import Lane, read_frames
+from node.metrics import Metrics
+from node.work import (
     Arm,
     BodyAnswer,
     BodyRequest,
@@ -25,8 +30,8 @@ from node.engine import (
     Committed,
     ConsensusPayload,
     Disarm,
-    Engine,
     Log,
+    Payload,
     Post,
     Refusal,
     Seen,
@@ -36,10 +41,6 @@ from node.engine import (
     WaitId,
     Work,
 )
-from node.home import Home
-from node.journal import GuardFile, Journal
-from node.lanes import Lane, read_frames
-from node.metrics import Metrics
 from p2p.dialing import PeerAddress
 from p2p.handshake import LocalIdentity, Network
 from p2p.host import Host, HostConfig
@@ -80,7 +81,7 @@ def protocol_name(genesis_hash: Hash) -> str:
     return f"/trellis/{genesis_hash[:4].hex()}/consensus/1"
 
 
-def encode_payload(payload: ConsensusPayload | BodyRequest | BodyAnswer | ChainRequest | ChainAnswer) -> bytes:
+def encode_payload(payload: Payload) -> bytes:
     match payload:
         case ConsensusPayload():
             return payload.data

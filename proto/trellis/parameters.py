@@ -35,7 +35,7 @@ class Parameters:
     state_buckets_log2: int = _parameter(16, 4, 20, "the state tree has 2^this buckets")
     max_block_bytes: int = _parameter(4 << 20, 4_096, MAX_BLOCK_BYTES, "bodies and witnesses of one block")
     max_block_transactions: int = _parameter(4_000, 1, MAX_BLOCK_TRANSACTIONS, "transactions in one block")
-    max_block_proof_cost: int = _parameter(2_000_000, 0, U64_MAX, "checking cost of all proofs in one block")
+    max_block_proof_cost: int = _parameter(350_000, 0, U64_MAX, "checking cost of all proofs in one block")
     slash_double_sign_permille: int = _parameter(200, 0, 1_000, "double signing and lock lies, in thousandths of stake")
     slash_wrong_verdict_permille: int = _parameter(50, 0, 1_000, "a PREPARE on an invalid proof, in thousandths")
     fee_per_body_byte: int = _parameter(1, 0, 10**9, "base units a byte of transaction body")

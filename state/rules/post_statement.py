@@ -51,8 +51,9 @@ def _execute(call: Call, kind: PostStatement) -> Outcome:
 
 
 def _proof_cost(kind: PostStatement) -> int:
-    """Reading a statement is work before PREPARE too: one unit a byte, as the checkers count it."""
-    return len(kind.statement)
+    """Reading a statement is work before PREPARE too, and each kind of statement takes its own time a byte."""
+    statements = STATEMENTS.get(kind.verifier)
+    return 0 if statements is None else statements.statement_cost(len(kind.statement))
 
 
 POST_STATEMENT: Final = Rule(PostStatement, _execute, proof_cost=_proof_cost)
