@@ -17,8 +17,8 @@ IMPURE = {"trellis.__main__", "trellis.client", "trellis.v1", "trellis.crypto.ke
 LIBRARIES = {"trellis.crypto.schemes", "trellis.crypto.aead", "trellis.crypto.kdf", "trellis.crypto.kem"}
 """Thin wrappers of `cryptography`, which imports what it likes."""
 
-WORKER = {"trellis.crypto.verify_worker", "trellis.crypto.phrase"}
-"""A process of its own, and the drawing of recovery phrases."""
+WORKER = {"trellis.crypto.verify_worker", "trellis.crypto.worker_process", "trellis.crypto.phrase"}
+"""A process of its own and what starts it, and the drawing of recovery phrases."""
 
 FORBIDDEN = (
     "grpc",

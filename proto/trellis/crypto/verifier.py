@@ -15,27 +15,19 @@ pipe closes.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
-import select
-import subprocess
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from io import FileIO
-from pathlib import Path
 from types import TracebackType
-from typing import Final, Self, cast
+from typing import Final, Self
 
-import trellis
 from trellis.crypto import verify_worker as wire
 from trellis.crypto.algorithms import SignatureCheck
 from trellis.crypto.schemes import verify_all
+from trellis.crypto.worker_process import WorkerProcess
 
 CHUNK_CHECKS: Final = 64
 """What a worker gets at once: long enough (15 to 30 ms) to hide the hand-over, short enough to share a block evenly."""
@@ -46,7 +38,6 @@ MIN_CHUNK_CHECKS: Final = 8
 CHUNK_BYTES: Final = 512 << 10
 """A chunk of large messages ends early: two in flight fit into a worker's pipe, so that writing does not wait."""
 
-PIPE_BYTES: Final = 1 << 20
 IN_FLIGHT_CHUNKS: Final = 2
 """One in work and one waiting in the pipe, so that a worker never waits for the parent's GIL."""
 
@@ -63,13 +54,10 @@ MAX_ATTEMPTS: Final = 3
 MAX_FAILED_STARTS: Final = 3
 """In a row, of one worker: then the cause is not chance, and the whole verifier gives up with a reason."""
 
-READY_WITHIN_MS: Final = 30_000
 ANSWER_WITHIN_MS: Final = 30_000
 """A chunk takes 0.2 s at the worst. A worker that is silent for this long hangs: it is killed and its chunks redone."""
 
 RESTART_PAUSE_S: Final = 0.1
-END_WITHIN_S: Final = 1.0
-REAP_WITHIN_S: Final = 5.0
 
 
 class VerifierError(Exception):
@@ -186,78 +174,7 @@ def _cut(batch: Batch, chunk_checks: int) -> list[_Chunk]:
     return chunks
 
 
-class _Worker:
-    """One worker process and its two pipes."""
-
-    __slots__ = ("_answers", "_process", "_requests", "_unread")
-
-    def __init__(self) -> None:
-        if not sys.executable:
-            raise WorkersFailed("this interpreter does not know its own path, so it cannot start worker processes")
-        # The parent's own import path, which an embedding or a test runner may have changed. -P: the working directory
-        # is not on it unless the parent had it there.
-        path = os.pathsep.join([str(Path(trellis.__file__).parent.parent), *sys.path])
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", wire.__name__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-            env={**os.environ, "PYTHONPATH": path},
-        )
-        self._requests = cast("FileIO", self._process.stdin)
-        self._answers = cast("FileIO", self._process.stdout)
-        self._unread = b""
-        with contextlib.suppress(OSError, AttributeError):  # only Linux can, and only up to its pipe-max-size
-            fcntl.fcntl(self._requests.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def is_ready(self) -> bool:
-        """Waits for the first byte: False if the worker died or said nothing in time."""
-        # poll, not select: a node with many connections has descriptors above 1,023.
-        poll = select.poll()
-        poll.register(self._answers, select.POLLIN)
-        return bool(poll.poll(READY_WITHIN_MS)) and self._answers.read(1) == wire.READY
-
-    def send(self, frame: bytes) -> bool:
-        """False if the worker is gone."""
-        rest = memoryview(frame)
-        try:
-            while rest:
-                rest = rest[self._requests.write(rest) :]
-        except OSError:
-            return False
-        return True
-
-    def receive(self) -> tuple[int, bytes] | None:
-        """The next answer: chunk number and verdicts. None if the worker is gone."""
-        while (answer := wire.decode_answer(self._unread)) is None:
-            # One system call an answer where it can be: each gives up the GIL, and a busy thread keeps it for 5 ms.
-            some = self._answers.read(select.PIPE_BUF)
-            if not some:
-                return None
-            self._unread += some
-        number, verdicts, self._unread = answer
-        return number, verdicts
-
-    def kill(self) -> None:
-        self._process.kill()
-
-    def reap(self) -> None:
-        """Ends the process for certain and leaves neither zombie nor open pipe."""
-        self._requests.close()
-        try:
-            # Without input it ends by itself; and one that is failing gets to say why on its error output.
-            self._process.wait(END_WITHIN_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait(REAP_WITHIN_S)
-        self._answers.close()
-
-
-def _reap_all(workers: Sequence[_Worker]) -> None:
+def _reap_all(workers: Sequence[WorkerProcess]) -> None:
     for worker in workers:
         worker.reap()
 
@@ -267,7 +184,7 @@ class _Lane:
 
     __slots__ = ("busy_since_s", "in_flight", "next_number", "thread", "worker")
 
-    def __init__(self, worker: _Worker) -> None:
+    def __init__(self, worker: WorkerProcess) -> None:
         self.worker = worker
         self.thread: threading.Thread | None = None
         self.in_flight: deque[tuple[int, _Chunk]] = deque()
@@ -333,9 +250,9 @@ class Verifier:
         """Starts the workers and waits until they are ready; `WorkersFailed` if they are not."""
         if self._state is not _State.NEW:
             raise VerifierStopped("a verifier starts once")
-        started: list[_Worker] = []
+        started: list[WorkerProcess] = []
         try:
-            started.extend(_Worker() for _ in range(self._worker_count))
+            started.extend(WorkerProcess() for _ in range(self._worker_count))
         except OSError as fault:
             _reap_all(started)
             raise WorkersFailed(f"cannot start a verification worker: {fault}") from fault
@@ -520,7 +437,7 @@ class Verifier:
             if self._stopped.wait(RESTART_PAUSE_S * failed):
                 return
             try:
-                worker = _Worker()
+                worker = WorkerProcess()
             except OSError:
                 continue
             with self._changed:

@@ -34,6 +34,7 @@ from trellis.crypto.verifier import (
     VerifierStopped,
     WorkersFailed,
 )
+from trellis.crypto.worker_process import WorkerProcess
 
 PATIENCE_MS = 60_000
 """A test that waits this long has failed; nothing here takes a second."""
@@ -416,7 +417,7 @@ def test_an_answer_to_another_question_stops_the_verifier_rather_than_mix_verdic
 ) -> None:
     noticed: list[str] = []
     monkeypatch.setattr(threading, "excepthook", lambda args: noticed.append(str(args.exc_value)))
-    monkeypatch.setattr(module._Worker, "receive", lambda _: (99, b"\1" * 10))
+    monkeypatch.setattr(WorkerProcess, "receive", lambda _: (99, b"\1" * 10))
     batch = own.submit(mixed_checks(10)[0])
     with pytest.raises(WorkersFailed, match="a lane failed"):
         batch.result(PATIENCE_MS)
