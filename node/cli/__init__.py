@@ -12,6 +12,7 @@ from node.cli.exits import CommandFailed, Exit
 from node.cli.output import output_option
 
 _COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "demo": ("node.cli.demo:demo", "Guided tours of consensus: four nodes, a traitor, a thousand."),
     "keys": ("node.cli.keys:keys", "Make, import, export, list and certify keys."),
     "sim": ("node.cli.sim:sim", "Simulate consensus under faults, from seeds that replay."),
     "start": ("node.cli.start:start", "Run a node."),

@@ -233,7 +233,14 @@ class PreparedLiar(Adversary):
     def receive(self, sender: int, packet: Packet) -> None:
         super().receive(sender, packet)
         if isinstance(packet, ViewChange) and packet.signed.vote.height == self.height + 1:
-            self._lie(packet.signed.vote.height, View(packet.signed.vote.view + 1))
+            life, vote = self.life, packet.signed.vote
+
+            def lie() -> None:
+                if self.running and self.life == life:
+                    self._lie(vote.height, View(vote.view + 1))
+
+            # Only a validator's highest VIEW-CHANGE is kept: the lie about this view must first do its work.
+            self.world.heap.after(150_000, lie)
 
     def send_all(self, packet: Packet) -> None:
         if isinstance(packet, ViewChange):
@@ -242,6 +249,10 @@ class PreparedLiar(Adversary):
             self._lie(packet.header.height, View(1))
             return
         super().send_all(packet)
+
+    def send(self, to: int, packet: Packet) -> None:
+        if not isinstance(packet, Proposal | ViewChange):
+            super().send(to, packet)
 
     def _lie(self, height: Height, view: View) -> None:
         prepared = Prepared(View(view - 1), Hash(bytes([view % 256]) * 32))

@@ -40,7 +40,8 @@ class Checkers:
     proposed: set[tuple[Address, Height, View, Hash]] = field(default_factory=set)
     """Every PRE-PREPARE whose signature holds: signer, height, view, block."""
     evidence_seen: int = 0
-    accused_hosts: set[int] = field(default_factory=set)
+    accused_hosts: dict[int, Evidence] = field(default_factory=dict)
+    """The first evidence against each host."""
     guard_refusals: int = 0
     rejections: dict[str, int] = field(default_factory=dict)
 
@@ -55,6 +56,11 @@ class Checkers:
         root = self.roots.setdefault(height, host.state.root)
         if root != host.state.root:
             raise SafetyViolation(f"state: node {host.index} has another root after height {height}")
+        refused = self.world.refusal(host.durable.states[height - 1], block)
+        if refused is not None:
+            raise SafetyViolation(
+                f"validity: node {host.index} decided at height {height} what the ledger refuses: {refused}"
+            )
         validators = host.durable.states[height - 1].validators
         fault = certified_fault(block.header, certificate, validators, self.world.ring.verify)
         if fault is not None:
@@ -91,10 +97,10 @@ class Checkers:
         key = (host.index, vote.height, vote.view, vote.kind)
         known = self.votes.setdefault(key, vote)
         if known != vote:
-            raise SafetyViolation(f"double vote: node {host.index} signed {known} and {vote}")
+            raise SafetyViolation(f"double vote: node {host.index} signed {_told(known)} and {_told(vote)}")
         change = self.highest_change.get((host.index, vote.height), View(0))
         if vote.view < change:
-            raise SafetyViolation(f"C9: node {host.index} signed {vote} after its VIEW-CHANGE to view {change}")
+            raise SafetyViolation(f"C9: node {host.index} signed {_told(vote)} after its VIEW-CHANGE to view {change}")
         if vote.kind is VoteKind.VIEW_CHANGE:
             self.highest_change[host.index, vote.height] = vote.view
         elif vote.kind is VoteKind.PREPARE and vote.block_hash is not None and vote.height == host.height + 1:
@@ -102,12 +108,14 @@ class Checkers:
             leader = order[vote.view % len(order)]
             if (leader, vote.height, vote.view, vote.block_hash) not in self.proposed:
                 # Who PREPAREs what the leader did not sign hides an equivocating leader from evidence.
-                raise SafetyViolation(f"PREPARE: node {host.index} signed {vote}, which the leader never proposed")
+                raise SafetyViolation(
+                    f"PREPARE: node {host.index} signed {_told(vote)}, which the leader never proposed"
+                )
 
     def accused(self, host: Host, evidence: Evidence) -> None:
         self.evidence_seen += 1
         offender = self.world.hosts[self.world.index_of(evidence.offender)]
-        self.accused_hosts.add(offender.index)
+        self.accused_hosts.setdefault(offender.index, evidence)
         if offender.honest:
             raise SafetyViolation(f"evidence: node {host.index} accuses the honest node {offender.index}")
 
@@ -119,7 +127,13 @@ class Checkers:
         """The guard protects against a lost log. With the log intact it never has to say no."""
         self.guard_refusals += 1
         if host.honest and not host.lost_log:
-            raise SafetyViolation(f"guard: node {host.index} with its log intact was refused {vote} by {rule}")
+            raise SafetyViolation(f"guard: node {host.index} with its log intact was refused {_told(vote)} by {rule}")
 
     def rejected(self, host: Host, sender: int, rule: Rule) -> None:
         self.rejections[rule.name] = self.rejections.get(rule.name, 0) + 1
+
+
+def _told(vote: Vote) -> str:
+    named = vote.block_hash if vote.prepared is None else vote.prepared.hash
+    content = "" if named is None else f" {named.hex()[:12]}"
+    return f"{vote.kind.name} h{vote.height} v{vote.view}{content}"

@@ -6,16 +6,17 @@ corrupted leader of the next view, which knows that, proposes something else wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Final
 
 from consensus.effects import Broadcast
 from node.simulator import ledger
-from node.simulator.adversary import Adversary
+from node.simulator.adversary import Adversary, PreparedLiar, ViewDriver
 from node.simulator.checkers import SafetyViolation
-from node.simulator.host import Host, Packet
+from node.simulator.host import Host, Packet, Work
 from node.simulator.ledger import ChainBlock, Operation, OperationKind
 from node.simulator.network import US_PER_MS, Weather
 from node.simulator.world import Scene, World, even_stakes
@@ -36,7 +37,7 @@ QUICK: Final = Parameters(
     unbonding_blocks=2_000,
 )
 WORK_EVERY_US: Final = 100 * US_PER_MS
-LIVENESS_US: Final = 60_000 * US_PER_MS
+LIVENESS_US: Final = 20_000 * US_PER_MS
 
 
 class Actor(Adversary):
@@ -57,13 +58,24 @@ class Actor(Adversary):
 class Stage(World):
     """A world on which `passes` lets packets through."""
 
-    def __init__(self, nodes: int = 4, seed: int = 0, parameters: Parameters = QUICK) -> None:
+    def __init__(
+        self,
+        nodes: int = 4,
+        seed: int = 0,
+        parameters: Parameters = QUICK,
+        roles: Mapping[int, type[Adversary]] = MappingProxyType({}),
+        stakes: tuple[int, ...] | None = None,
+    ) -> None:
+        self._roles = roles
         self.passes: Callable[[int, int, Packet], bool] = lambda sender, receiver, packet: True
         self.actors: list[Actor] = []
-        super().__init__(Scene(nodes, seed, even_stakes(nodes), parameters), self._cast)
+        super().__init__(Scene(nodes, seed, stakes or even_stakes(nodes), parameters), self._cast)
         self.network.weather = Weather(latency_ms=10, jitter_ms=0)
 
     def _cast(self, world: World, index: int) -> Host:
+        role = self._roles.get(index)
+        if role is not None:
+            return role(world, index)
         actor = Actor(world, index)
         self.actors.append(actor)
         return actor
@@ -84,12 +96,13 @@ class Stage(World):
         self.run_until(lambda: self.heap.now_us >= end_us, end_us)
 
     def leader(self, height: Height, view: int) -> Actor | None:
-        """None as long as nobody has the state that says."""
+        """None as long as no actor has the state that says, or if it is none of them."""
         for actor in self.actors:
             if actor.height >= height - 1:
                 state = actor.durable.states[height - 1]
                 order = state.schedule.order(state.validators)
-                return self.actors[self.index_of(order[view % len(order)])]
+                leads = order[view % len(order)]
+                return next((other for other in self.actors if other.me == leads), None)
         return None
 
     def progresses(self, heights: int = 2) -> bool:
@@ -261,6 +274,24 @@ def late_prepares() -> str:
     stage.run_until(lambda: all(a.replica is not None and a.replica.view == 1 for a in stage.actors), LIVENESS_US)
     release()
     return _verdict(stage, begun=True)
+
+
+def poisoned_views() -> str:
+    """The first leader proposes nothing, and asks for every view first, naming a prepared block that does not exist."""
+    first = Stage().leader(Height(1), 0)
+    return _verdict(Stage(roles={} if first is None else {first.index: PreparedLiar}))
+
+
+def silent_start() -> str:
+    """For four seconds nothing but work gets through, and nobody notices: what was said must be said again (C10)."""
+    stage = Stage()
+    stage.passes = lambda sender, receiver, packet: isinstance(packet, Work) or stage.heap.now_us > 4_000 * US_PER_MS
+    return _verdict(stage)
+
+
+def one_driver() -> str:
+    """One validator asks for view after view."""
+    return _verdict(Stage(roles={3: ViewDriver}))
 
 
 def _verdict(stage: Stage, *, begun: bool = False) -> str:

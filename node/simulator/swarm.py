@@ -136,8 +136,11 @@ def draw(seed: int, nodes: int, byzantine: int) -> Draw:
 class Run:
     """One draw, from genesis to verdict."""
 
-    def __init__(self, drawn: Draw, *, trace: bool = False) -> None:
+    def __init__(
+        self, drawn: Draw, *, trace: bool = False, least_ms: int = MIN_SAFETY_MS, most_ms: int = MAX_SAFETY_MS
+    ) -> None:
         self.drawn = drawn
+        self.least_ms, self.most_ms = least_ms, most_ms
         self.result = Result(drawn.seed)
         strategies = dict(drawn.byzantine)
         scene = Scene(drawn.nodes, drawn.seed, drawn.stakes, drawn.parameters, frozenset(strategies))
@@ -159,7 +162,7 @@ class Run:
             world.start()
             self._keep_working()
             self._keep_failing()
-            world.run_until(self._has_shown_enough, MAX_SAFETY_MS * US_PER_MS)
+            world.run_until(self._has_shown_enough, self.most_ms * US_PER_MS)
             self._failing = False
             self._heal()
             result.stalled = not self._progresses()
@@ -173,7 +176,7 @@ class Run:
 
     def _has_shown_enough(self) -> bool:
         world = self.world
-        if world.heap.now_us < MIN_SAFETY_MS * US_PER_MS:
+        if world.heap.now_us < self.least_ms * US_PER_MS:
             return False
         return world.highest_honest() >= MIN_HEIGHTS and len(self.result.faults) >= MIN_FAULT_KINDS
 

@@ -13,24 +13,32 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
-from consensus import ballots, justify, proposals, replica, restoring, views
+from consensus import ballots, checks, justify, proposals, replica, restoring, views
 from consensus.effects import Broadcast
+from consensus.events import BlockChecked
+from consensus.guard import SignGuard
 from consensus.instance import Instance
 from consensus.records import Locked, Voted
-from consensus.guard import SignGuard
 from consensus.rules import Rule
 from consensus.tally import Counted, Ladder, Tally
 from node.simulator import world as simulated
 from node.simulator.disk import Disk
 from node.simulator.host import Host
-from node.simulator.stage import ForkAttempt, Forgery, late_prepares, long_partition, starved_view
+from node.simulator.stage import (
+    Forgery,
+    ForkAttempt,
+    late_prepares,
+    long_partition,
+    one_driver,
+    poisoned_views,
+    silent_start,
+    starved_view,
+)
 from node.simulator.swarm import run_seed
 from trellis.messages import Ballot
 from trellis.types import Hash, View
 from trellis.validators import ValidatorSet
 from trellis.votes import SignedVote, Vote, VoteKind
-
-_authenticate = simulated.authenticate
 
 Patches = list[tuple[Any, str, Any]]
 
@@ -97,14 +105,17 @@ def _forgotten_log() -> Patches:
 
 
 def _prepare_without_validating() -> Patches:
-    def prepare(instance: Instance) -> None:
-        block_hash = instance.accepted.get(instance.view)
-        if block_hash is None or not instance.voting or instance.has_voted(VoteKind.PREPARE):
-            return
-        instance.checked[block_hash] = None
-        instance.cast_ballot(VoteKind.PREPARE, block_hash)
+    """Every verdict counts as "valid"; the host keeps each body, as it would of a valid block."""
+    original_verdict, original_validate = ballots.hear_verdict, Host._validate
 
-    return [(ballots, "try_prepare", prepare)]
+    def hear_verdict(instance: Instance, event: BlockChecked) -> None:
+        original_verdict(instance, replace(event, valid=True))
+
+    def validate(host: Host, effect: Any, block: Any) -> None:
+        host.durable.bodies[block.hash] = block
+        original_validate(host, effect, block)
+
+    return [(ballots, "hear_verdict", hear_verdict), (Host, "_validate", validate)]
 
 
 def _commit_without_quorum() -> Patches:
@@ -227,7 +238,7 @@ def _prepares_of_any_view() -> Patches:
 
 def _unverified_prepared() -> Patches:
     def authenticate(message: Any, genesis_hash: Hash, validators: ValidatorSet, verify: Any) -> Any:
-        answer = _authenticate(message, genesis_hash, validators, verify)
+        answer = checks.authenticate(message, genesis_hash, validators, verify)
         return answer if isinstance(answer, Rule) else message
 
     return [(simulated, "authenticate", authenticate), (views, "proves", lambda certificate, *_: bool(certificate))]
@@ -250,14 +261,15 @@ def _one_drives() -> Patches:
 
 
 MUTANTS: tuple[Mutant, ...] = (
-    Mutant("the lock is dropped", _no_lock),
-    Mutant("duplicate votes count", _duplicate_votes_count),
-    Mutant("half of power is a quorum", _weak_quorum),
-    Mutant("the log is forgotten at a restart", _forgotten_log),
-    Mutant("a restart forgets its votes", _restart_forgets_votes),
-    Mutant("the guard is off and an old log is trusted", _old_log_no_guard),
-    Mutant("a block is prepared before it is validated", _prepare_without_validating),
-    Mutant("a third of PREPAREs is enough to COMMIT", _commit_without_quorum),
+    Mutant("the lock is dropped", _no_lock, "4/1/0"),
+    Mutant("the lock is dropped, the guard off", lambda: _no_lock() + _no_guard(), "4/1/0"),
+    Mutant("duplicate votes count", _duplicate_votes_count, "4/1/0"),
+    Mutant("half of power is a quorum", _weak_quorum, "4/1/6"),
+    Mutant("the log is forgotten at a restart", _forgotten_log, "4/1/0"),
+    Mutant("a restart forgets its votes", _restart_forgets_votes, "4/1/0"),
+    Mutant("the guard is off and an old log is trusted", _old_log_no_guard, "4/1/0"),
+    Mutant("a block is prepared before it is validated", _prepare_without_validating, "4/1/42"),
+    Mutant("a third of PREPAREs is enough to COMMIT", _commit_without_quorum, "7/2/1"),
     Mutant("COMMIT on PREPAREs of another view", _prepares_of_any_view, "starved view"),
     Mutant("COMMIT below the own VIEW-CHANGE (C9)", _no_c9, "late prepares"),
     Mutant("the same, with the guard off", _no_c9_no_guard, "late prepares"),
@@ -266,21 +278,22 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("one validator's VIEW-CHANGE counts for many", lambda: _without(Rule.REPEATED_SIGNER), Forgery.REPEATED),
     Mutant("NEW-VIEW with entries of another view", _other_view, Forgery.OTHER_VIEW),
     Mutant("NEW-VIEW with entries of another height", _other_height, Forgery.OTHER_HEIGHT),
-    Mutant(
-        "NEW-VIEW may replace the prepared block", lambda: _without(Rule.NOT_THE_PREPARED_BLOCK), Forgery.REPLACED
-    ),
+    Mutant("NEW-VIEW may replace the prepared block", lambda: _without(Rule.NOT_THE_PREPARED_BLOCK), Forgery.REPLACED),
     Mutant("NEW-VIEW without the prepared certificate", lambda: _without(Rule.UNPROVEN_PREPARED), Forgery.UNPROVEN),
-    Mutant("the leader counts an unverified prepared view", _unverified_prepared),
-    Mutant("anybody may propose", lambda: _without(Rule.NOT_THE_LEADER)),
-    Mutant("the vote need not name its header", lambda: _without(Rule.HASH_MISMATCH)),
-    Mutant("signatures are not verified", _no_signatures),
+    Mutant("the leader counts an unverified prepared view", _unverified_prepared, "poisoned views"),
+    Mutant("anybody may propose", lambda: _without(Rule.NOT_THE_LEADER), "7/2/13"),
+    Mutant("the vote need not name its header", lambda: _without(Rule.HASH_MISMATCH), "7/2/9"),
+    Mutant("signatures are not verified", _no_signatures, "4/1/2"),
     Mutant("a timer runs without a quorum in its view", _runaway, "long partition"),
-    Mutant("one validator's VIEW-CHANGE moves all", _one_drives),
-    Mutant("nobody changes the view", _no_view_change),
-    Mutant("nothing is sent again", _no_resend),
+    Mutant("one validator's VIEW-CHANGE moves all", _one_drives, "one driver"),
+    Mutant("nobody changes the view", _no_view_change, "4/1/8"),
+    Mutant("nothing is sent again", _no_resend, "silent start"),
 )
 
 SCRIPTS: dict[str, Callable[[], str]] = {
+    "one driver": one_driver,
+    "poisoned views": poisoned_views,
+    "silent start": silent_start,
     "starved view": starved_view,
     "late prepares": late_prepares,
     "long partition": long_partition,
