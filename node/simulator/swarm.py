@@ -351,8 +351,15 @@ def _slow_node(world: World) -> None:
     world.network.slow[_some_host(world).index] = world.chance.choice((50, 300, 1_200))
 
 
+_TOLERATED_SKEW_MS: Final = 1_500
+
+
 def _clock_skew(world: World) -> None:
     host = _some_host(world)
+    for other in world.hosts:
+        if abs(other.clock_skew_ms) > _TOLERATED_SKEW_MS:
+            # A quorum of fast clocks would commit a time that no healthy clock accepts a successor of: out of scope.
+            other.clock_skew_ms = 0
     host.clock_skew_ms = world.chance.choice((-600_000, -1_500, 1_500, 600_000))
     host.timer_rate_permille = world.chance.choice((700, 1_000, 1_400))
 
@@ -377,6 +384,8 @@ def _wiped_log(world: World) -> None:
     if not host.honest or any(h.suspicious for h in world.hosts):
         return
     host.stop()
+    # At once: another fault may already have scheduled a restart, which must not take the wiped log for an intact one.
+    host.suspicious = host.lost_log = True
     host.durable.disk.log.clear()
     host.durable.disk.durable = 0
     world.lanes_changed()

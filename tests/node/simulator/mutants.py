@@ -212,6 +212,7 @@ def _old_log_no_guard() -> Patches:
     original = Host.start
 
     def trusting(host: Host, *, suspicious: bool = False) -> None:
+        host.suspicious = False
         original(host)
 
     return [*_no_guard(), (Host, "start", trusting)]
