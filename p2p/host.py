@@ -351,7 +351,7 @@ class Host:
         async def contained() -> None:
             try:
                 await work()
-            except Exception as fault:
+            except Exception as fault:  # libp2p raises what it likes while it closes; counted, it ends nothing
                 logger.debug("closing failed: %s", fault)
                 self.counters.reject(ConnectionEnd.BROKEN)
 
@@ -440,7 +440,7 @@ def _parsed(address: str) -> Multiaddr:
     """ValueError for text that is no multiaddress; the library has several kinds of exceptions for that."""
     try:
         return Multiaddr(address)
-    except Exception as fault:
+    except Exception as fault:  # see above
         raise ValueError(f"{address!r} is no multiaddress such as /ip4/192.0.2.1/tcp/4001") from fault
 
 

@@ -84,7 +84,7 @@ class NodeHost(BasicHost):
         except LOST as lost:
             logger.debug("stream ended: %s", type(lost).__name__)
             await reset_quietly(stream)
-        except Exception as fault:
+        except Exception as fault:  # whatever a handler raises ends its stream, never the host
             logger.debug("handler failed: %s", type(fault).__name__)
             self._counters.reject(StreamFault.HANDLER_FAILED)
             await reset_quietly(stream)
@@ -184,7 +184,7 @@ class NodeHost(BasicHost):
                 introduction = await _read_introduction(ahead)
                 if self.get_network().get_connections(peer_id):
                     self._introductions[peer] = introduction
-        except Exception as fault:
+        except Exception as fault:  # a stranger's introduction may break libp2p's parsing in any way
             logger.debug("identify failed: %s", type(fault).__name__)
             self._counters.reject(StreamFault.HANDLER_FAILED)
         finally:

@@ -119,7 +119,7 @@ class BoundedYamux(yamux.Yamux):
         """An exception that leaves a connection's task ends libp2p's whole host."""
         try:
             await super().start()
-        except Exception as fault:
+        except Exception as fault:  # see above: the edge between one peer and the host
             logger.debug("connection failed: %s", fault)
             self._counters.reject(ConnectionEnd.BROKEN)
             await self.session.abandon()
@@ -267,7 +267,7 @@ class BoundedSwarm(Swarm):
             return
         try:
             muxed = await self.upgrade_inbound_raw_conn(RawConnection(read_write_closer, False), maddr)
-        except Exception as fault:
+        except Exception as fault:  # the edge between a stranger and the listener; refusals were counted below
             logger.debug("incoming connection ended: %s", fault)
             await _close_quietly(read_write_closer)
             return

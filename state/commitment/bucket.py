@@ -16,6 +16,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import sha3_256
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 from trellis.hashing import Tag
@@ -94,7 +95,7 @@ def check_bucket(bucket: bytes) -> None:
     shape = _shape(count)
     ends = shape.ends.unpack_from(bucket, shape.ends_at)
     keys = [bucket[shape.keys_at + start : shape.keys_at + end] for start, end in zip((0, *ends), ends, strict=False)]
-    if shape.keys_at + ends[-1] != len(bucket) or any(left >= right for left, right in zip(keys, keys[1:])):  # noqa: B905 RUF007 (pairs)
+    if shape.keys_at + ends[-1] != len(bucket) or any(left >= right for left, right in pairwise(keys)):
         raise MalformedBucketError(f"the keys of a bucket of {count} do not ascend or do not fill it")
 
 
