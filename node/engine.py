@@ -47,6 +47,7 @@ from consensus.events import (
 )
 from consensus.records import Record
 from node.work import (
+    Accused,
     Arm,
     BodyAnswer,
     BodyRequest,
@@ -263,7 +264,7 @@ class Engine:
             case RequestCatchUp():
                 self._catch_up()
             case Accuse():
-                self._out.append(Seen(Observe(Rule.EVIDENCE_CONFLICT, effect.evidence.height, self.replica.view)))
+                self._out.append(Seen(Accused(effect.evidence)))
             case Halt():
                 self._out.append(Stop(f"broken invariant: {effect.reason}"))
             case Observe():

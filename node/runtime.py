@@ -22,6 +22,7 @@ from node.journal import GuardFile, Journal
 from node.lanes import Lane, read_frames
 from node.metrics import Metrics
 from node.work import (
+    Accused,
     Arm,
     BodyAnswer,
     BodyRequest,
@@ -57,6 +58,7 @@ from trellis.constants import Context
 from trellis.crypto.schemes import verify_all
 from trellis.crypto.verifier import Batch, Verifier, VerifierError
 from trellis.encoding import DecodeError, Reader, Writer, decode_whole
+from trellis.evidence import encode_evidence
 from trellis.messages import Ballot, Proposal
 from trellis.peerid import parse_peer_id
 from trellis.types import Address, Hash, Height, PeerId
@@ -396,6 +398,15 @@ class Runtime:
                     view=committed.view,
                     transactions=committed.transactions,
                     signers=committed.participants,
+                )
+            case Accused():
+                evidence = item.what.evidence
+                self.log.error(
+                    "evidence",
+                    kind=evidence.kind.name.lower(),
+                    validator=evidence.offender.hex()[:8],
+                    height=evidence.height,
+                    proof=encode_evidence(evidence).hex(),
                 )
             case Refusal():
                 self.metrics.rejects.labels(reason="consensus").inc()

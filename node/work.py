@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from consensus.effects import Observe, TimerId, TimerKind, VotingMessage
 from consensus.records import Record
 from trellis.crypto.algorithms import SignatureCheck
+from trellis.evidence import Evidence
 from trellis.types import Address, Hash, Height
 
 
@@ -63,7 +64,7 @@ class Stop:
 class Seen:
     """For logs and metrics."""
 
-    what: Observe | Committed | Refusal
+    what: Observe | Committed | Refusal | Accused
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,13 @@ class Committed:
     view: int
     transactions: int
     participants: int
+
+
+@dataclass(frozen=True, slots=True)
+class Accused:
+    """A validator signed what it must not; the evidence proves it to anyone."""
+
+    evidence: Evidence
 
 
 @dataclass(frozen=True, slots=True)
