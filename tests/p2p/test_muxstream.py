@@ -1,0 +1,99 @@
+"""Quick streams between hosts: nothing is lost, nothing deadlocks, and a lone message costs one frame."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from libp2p.stream_muxer.yamux import yamux
+
+from p2p.muxstream import QuickStream, QuickYamux
+from p2p.streams import Stream
+from p2p.wiring import BoundedYamux
+from tests.p2p.net import ECHO, STUCK, config, hosts, run, until
+
+COUNT = "/trellis/test-count/1"
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yamux, "YamuxStream", QuickStream)
+    monkeypatch.setattr(BoundedYamux, "_finalize_stream_locked", QuickYamux._finalize_stream_locked, raising=False)
+
+
+def test_a_transfer_larger_than_any_window_arrives_whole_both_ways() -> None:
+    async def main() -> None:
+        async with hosts(config("a"), config("b")) as (a, b):
+            await a.connect(b.peer, b.addresses[0])
+            data = bytes(range(256)) * 40_000
+            stream = await a.open_stream(b.peer, ECHO)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(stream.write, data)
+                assert await stream.read_exactly(len(data)) == data
+            await stream.close()
+
+    run(main)
+
+
+def test_a_reader_in_small_steps_never_starves_its_writer() -> None:
+    async def main() -> None:
+        async with hosts(config("a"), config("b")) as (a, b):
+            heard = 0
+
+            async def count(stream: Stream) -> None:
+                nonlocal heard
+                while data := await stream.read(997):
+                    heard += len(data)
+
+            b.serve(COUNT, count)
+            await a.connect(b.peer, b.addresses[0])
+            async with await a.open_stream(b.peer, COUNT) as stream:
+                for size in (1, 65_524, 200_000, 262_144, 1_000_000):
+                    await stream.write(bytes(size))
+            await until(lambda: heard == 1_527_669, "all was heard")
+
+    run(main)
+
+
+def test_small_messages_one_way_bring_no_frame_back_each() -> None:
+    async def main() -> None:
+        async with hosts(config("a"), config("b")) as (a, b):
+            heard = 0
+
+            async def count(stream: Stream) -> None:
+                nonlocal heard
+                while data := await stream.read():
+                    heard += len(data)
+
+            b.serve(COUNT, count)
+            await a.connect(b.peer, b.addresses[0])
+            async with await a.open_stream(b.peer, COUNT) as stream:
+                before = b.peers()[0].bytes_out
+                for number in range(500):
+                    await stream.write(bytes(100))
+                    while heard < 100 * (number + 1):
+                        await trio.sleep(0)
+                # A few pings and identify's end; an update each would be 500 records of 32 bytes.
+                assert b.peers()[0].bytes_out - before < 2_000
+
+    run(main)
+
+
+def test_streams_that_end_leave_nothing_in_the_muxer_not_even_what_was_unread() -> None:
+    async def main() -> None:
+        async with hosts(config("a"), config("b")) as (a, b):
+            await a.connect(b.peer, b.addresses[0])
+            await until(lambda: b.connected(a.peer), "both know")
+            muxers = [a._connections[b.peer][0].muxed, b._connections[a.peer][0].muxed]
+            await until(lambda: not any(muxed.streams for muxed in muxers), "identify is over")
+            for _ in range(20):
+                async with await a.open_stream(b.peer, ECHO) as stream:
+                    await stream.write(b"hello")
+                    assert await stream.read_exactly(5) == b"hello"
+                stream = await a.open_stream(b.peer, STUCK)
+                await stream.write(bytes(100_000))
+                await stream.reset()
+            await until(lambda: not any(muxed.streams for muxed in muxers), "no stream")
+            await until(lambda: not any(muxed.stream_buffers for muxed in muxers), "no byte")
+            assert not any(muxed.stream_events for muxed in muxers)
+
+    run(main)
