@@ -104,6 +104,7 @@ class Host:
         self._connections: dict[PeerId, list[_Connection]] = {}
         self._changed: dict[PeerId, trio.Event] = {}
         self._banned: set[PeerId] = set()
+        self._kept: dict[PeerId, trio.CancelScope] = {}
         self._on_connect: list[PeerCallback] = []
         self._on_disconnect: list[PeerCallback] = []
         self._nursery: trio.Nursery | None = None
@@ -211,8 +212,7 @@ class Host:
         self._nursery = nursery
         self.libp2p.nursery = nursery
         for each in self.config.peers:
-            if each.peer != self.peer:
-                nursery.start_soon(self._keep_connected, each)
+            self.keep(each)
         nursery.start_soon(self._keep_house)
 
     @property
@@ -250,6 +250,26 @@ class Host:
         if not self.connected(peer):
             await self._dial(peer, address)
 
+    def keep(self, to: PeerAddress) -> None:
+        """Dials this peer again for as long as the host runs, or until it is forgotten. Replaces older addresses."""
+        if self._nursery is None:
+            raise RuntimeError("the host does not run")
+        if to.peer != self.peer:
+            self.forget(to.peer)
+            scope = self._kept[to.peer] = trio.CancelScope()
+            self._nursery.start_soon(self._keep_connected, to, scope)
+
+    def forget(self, peer: PeerId) -> bool:
+        """Dials the peer no more; a connection that stands is left. False if it was not kept."""
+        scope = self._kept.pop(peer, None)
+        if scope is None:
+            return False
+        scope.cancel()
+        return True
+
+    def keeps(self, peer: PeerId) -> bool:
+        return peer in self._kept
+
     async def disconnect(self, peer: PeerId) -> None:
         for connection in list(self._connections.get(peer, ())):
             await connection.swarm.close()
@@ -275,7 +295,11 @@ class Host:
             cause = cause.__cause__
         raise DialError(detail if fault is None else f"{detail}: {fault}") from None
 
-    async def _keep_connected(self, to: PeerAddress) -> None:
+    async def _keep_connected(self, to: PeerAddress, scope: trio.CancelScope) -> None:
+        with scope:
+            await self._dial_again_and_again(to)
+
+    async def _dial_again_and_again(self, to: PeerAddress) -> None:
         failures = 0
         if not dials_first(self.peer, to.peer):
             await self._wait_for(to.peer, PATIENCE_MS)
