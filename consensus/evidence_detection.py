@@ -67,14 +67,12 @@ class EvidenceDetector:
 
     def __init__(self, genesis_hash: Hash) -> None:
         self._genesis_hash = genesis_hash
-        self._votes: dict[Address, dict[tuple[int, VoteKind], SignedVote]] = {}
+        self._votes: dict[Address, list[SignedVote]] = {}
+        """By signer; mostly two each, so a list takes half the memory of a map, and a thousand replicas fit in one."""
         self._accused: dict[tuple[Address, type[Offence]], None] = {}
 
     def knows(self, signed: SignedVote) -> bool:
-        votes = self._votes.get(signed.signer)
-        if votes is None:
-            return False
-        known = votes.get((signed.vote.view, signed.vote.kind))
+        known = _of(self._votes.get(signed.signer, []), signed.vote.view, signed.vote.kind)
         return known is not None and known.vote == signed.vote
 
     def examine(self, signed: SignedVote) -> tuple[Offence, ...]:
@@ -82,21 +80,19 @@ class EvidenceDetector:
         vote = signed.vote
         votes = self._votes.get(signed.signer)
         if votes is None:
-            self._votes[signed.signer] = {(vote.view, vote.kind): signed}
+            self._votes[signed.signer] = [signed]
             return ()
-        place = (vote.view, vote.kind)
-        known = votes.get(place)
+        known = _of(votes, vote.view, vote.kind)
         if known is not None:
             return () if known.vote == vote else self._conflict(known, signed)
-        votes[place] = signed
+        votes.append(signed)
         if len(votes) > MAX_VOTES_REMEMBERED:
-            del votes[min(votes)]
+            votes.remove(min(votes, key=_place))
+        twin = None
         if vote.kind is VoteKind.PREPARE:
-            twin = votes.get((vote.view, VoteKind.COMMIT))
+            twin = _of(votes, vote.view, VoteKind.COMMIT)
         elif vote.kind is VoteKind.COMMIT:
-            twin = votes.get((vote.view, VoteKind.PREPARE))
-        else:
-            twin = None
+            twin = _of(votes, vote.view, VoteKind.PREPARE)
         if twin is not None and votes_conflict(twin.vote, vote):
             return self._conflict(twin, signed) + self._lock_lie(signed, votes)
         return self._lock_lie(signed, votes)
@@ -106,11 +102,13 @@ class EvidenceDetector:
             return ()
         return (accuse_of_conflict(one, other, self._genesis_hash),)
 
-    def _lock_lie(self, signed: SignedVote, votes: dict[tuple[int, VoteKind], SignedVote]) -> tuple[Offence, ...]:
+    def _lock_lie(self, signed: SignedVote, votes: list[SignedVote]) -> tuple[Offence, ...]:
         if signed.vote.kind is VoteKind.COMMIT:
-            pairs = [(signed, votes[at]) for at in sorted(votes) if at[1] is VoteKind.VIEW_CHANGE]
+            changes = sorted((known for known in votes if known.vote.kind is VoteKind.VIEW_CHANGE), key=_place)
+            pairs = [(signed, change) for change in changes]
         elif signed.vote.kind is VoteKind.VIEW_CHANGE:
-            pairs = [(votes[at], signed) for at in sorted(votes) if at[1] is VoteKind.COMMIT]
+            commits = sorted((known for known in votes if known.vote.kind is VoteKind.COMMIT), key=_place)
+            pairs = [(commit, signed) for commit in commits]
         else:
             return ()
         for commit, view_change in pairs:
@@ -122,3 +120,14 @@ class EvidenceDetector:
         first = (signer, offence) not in self._accused
         self._accused[signer, offence] = None
         return first
+
+
+def _place(signed: SignedVote) -> tuple[int, VoteKind]:
+    return (signed.vote.view, signed.vote.kind)
+
+
+def _of(votes: list[SignedVote], view: int, kind: VoteKind) -> SignedVote | None:
+    for known in votes:
+        if known.vote.view == view and known.vote.kind is kind:
+            return known
+    return None

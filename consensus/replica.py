@@ -7,6 +7,7 @@ holds now. So no rule depends on which message completed its condition, and a re
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Final, assert_never
 
 from consensus import ballots, proposals, views
@@ -55,6 +56,20 @@ from trellis.votes import SignedVote, VoteKind
 
 SILENT_HEIGHTS: Final = 8
 """A validator that signed nothing for so many heights in a row does not take part."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far the view in progress has come, as this replica sees it."""
+
+    accepted: Hash | None
+    is_armed: bool
+    prepare_power: int
+    """Of PREPAREs of the accepted block in this view; the same of COMMITs."""
+    commit_power: int
+    view_power: int
+    """Known to be in this view or a higher one."""
+    timeout_ms: int
 
 
 class Replica:
@@ -118,6 +133,21 @@ class Replica:
     @property
     def reputation(self) -> Reputation:
         return self._station.reputation
+
+    @property
+    def standing(self) -> Standing:
+        """For operators and metrics; nothing is decided by it."""
+        instance = self._current()
+        view = instance.view
+        accepted = instance.accepted.get(view)
+        return Standing(
+            accepted=accepted,
+            is_armed=instance.armed,
+            prepare_power=0 if accepted is None else instance.prepares.power(view, accepted),
+            commit_power=0 if accepted is None else instance.commits.power(view, accepted),
+            view_power=instance.seen.power_from(view),
+            timeout_ms=self._station.pacemaker.timeout_ms(view, instance.number),
+        )
 
     def step(self, event: Event) -> tuple[Effect, ...]:
         """One event in; the effects, in the order in which the host carries them out."""

@@ -39,16 +39,20 @@ def write_account(state: Overlay, address: Address, balance: int, nonce: int) ->
 def credit(state: Overlay, address: Address, amount: int) -> None:
     """No balance can overflow: genesis refuses a supply that emission could carry past 64 bits."""
     if amount:
-        balance, nonce = read_account(state, address)
-        write_account(state, address, balance + amount, nonce)
+        key = ACCOUNT_PREFIX + address
+        row = state.get(key)
+        balance, nonce = _EMPTY if row is None else _ROW.unpack(row)
+        state.put(key, _ROW.pack(balance + amount, nonce))
 
 
 def debit(state: Overlay, address: Address, amount: int) -> bool:
     """False, and nothing changed, where the balance does not suffice."""
-    balance, nonce = read_account(state, address)
+    key = ACCOUNT_PREFIX + address
+    row = state.get(key)
+    balance, nonce = _EMPTY if row is None else _ROW.unpack(row)
     if balance < amount:
         return False
-    write_account(state, address, balance - amount, nonce)
+    state.put(key, _ROW.pack(balance - amount, nonce))
     return True
 
 

@@ -6,7 +6,7 @@ kept on both sides: which signatures count is decided here, whether they verify 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from state.chain import read_head, read_network
 from state.rules.reveal_proof import ProofWork, proof_work
@@ -36,8 +36,11 @@ def certificate_claims(
     return (SignatureClaim(key, certificate.checks(genesis_hash, validators)),)
 
 
-def required_claims(view: StateView, genesis_hash: Hash, block: Block) -> tuple[SignatureClaim, ...]:
-    """Everything that `apply_block` may ask its `Verdicts` about. Total: hostile blocks name fewer, and are refused."""
+def required_claims(
+    view: StateView, genesis_hash: Hash, block: Block, known: Callable[[ClaimKey], bool] = lambda key: False
+) -> tuple[SignatureClaim, ...]:
+    """Everything that `apply_block` may ask its `Verdicts` about, but for transactions whose signatures are `known` to
+    be valid and which carry no others. Total: hostile blocks name fewer, and are refused."""
     height = Height(read_head(view).height + 1)
     terms = terms_of(read_network(view), genesis_hash, height)
     claims: list[SignatureClaim] = []
@@ -45,7 +48,10 @@ def required_claims(view: StateView, genesis_hash: Hash, block: Block) -> tuple[
     if certificate is not None and certificate.height == height - 1:
         claims += certificate_claims(certificate, genesis_hash, set_at(view, height - 1))
     for transaction in block.transactions:
-        claims += Candidate(transaction, view, terms).claims(view)
+        candidate = Candidate(transaction, view, terms)
+        if candidate.is_plain and known(candidate.claim_key()):
+            continue
+        claims += candidate.claims(view)
     return tuple(claims)
 
 

@@ -18,10 +18,9 @@ from typing import Final
 
 from state.accounts import credit
 from state.chain import Head, Totals
-from state.overlay import Overlay
-from state.results import add_reward
 from state.scope import BlockScope, Call, Due, Reward, RewardKind, Slash
 from state.stake import Punishment, read_punishment, slashable, take_stake, write_punishment
+from state.view import StateView
 from trellis.certificate import Certificate
 from trellis.evidence import Evidence, EvidenceKind
 from trellis.parameters import Parameters
@@ -57,7 +56,6 @@ def shares(
 def pay(block: BlockScope, rewards: Sequence[Reward]) -> None:
     for reward in rewards:
         credit(block.state, reward.address, reward.units)
-        add_reward(block.state, reward.address, reward.units)
         block.emitted += reward.units
         block.events.append(reward)
 
@@ -84,7 +82,7 @@ def slash_permille(evidence: Evidence, parameters: Parameters) -> int:
     return parameters.slash_double_sign_permille
 
 
-def is_punished(state: Overlay, evidence: Evidence, permille: int) -> bool:
+def is_punished(state: StateView, evidence: Evidence, permille: int) -> bool:
     """One slash for each (validator, height), the larger: a lighter or equal one adds nothing."""
     old = read_punishment(state, evidence.offender, evidence.height)
     return old is not None and old.permille >= permille

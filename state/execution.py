@@ -30,9 +30,9 @@ from state.epoch import end_epoch, ends_epoch
 from state.errors import InvalidReason, Refused
 from state.overlay import Overlay
 from state.proofs import difficulty_milli
-from state.results import record_verdicts
+from state.results import record_block, record_verdicts
 from state.rules import RULES
-from state.scope import BlockScope, Call, Due, Event, ProofCheck, SetChanged, Verdicts, due_key, read_due
+from state.scope import BlockScope, Call, Due, Event, ProofCheck, Reward, SetChanged, Verdicts, due_key, read_due
 from state.stake import PUNISHMENT_PREFIX, Unbonding, read_unbondings, write_unbondings
 from state.statements import expire_statements, forget_commitments, forget_statements
 from state.transactions import Candidate, place_fault
@@ -135,6 +135,10 @@ class Execution:
         self.before = read_totals(view)
         height = Height(self.parent.height + 1)
         self.certificate = certificate
+        self.signers: tuple[Address, ...] = ()
+        """Whose commit signatures of the parent the block carries."""
+        if certificate is not None:
+            self.signers = certificate.signer_addresses(require_set(view, self.parent.height))
         self.receipts: list[Receipt] = []
         self.block = BlockScope(
             parent=view,
@@ -198,6 +202,7 @@ class Execution:
         hardness = difficulty_milli(block.accepted_cost, block.accepted_bytes)
         if block.network.engine is EngineKind.POW:
             reward_miner(block, hardness, self.before)
+        record_block(state, block.proposer, self.signers, (e for e in block.events if isinstance(e, Reward)))
         self._settle_due()
         following = self._end_epoch()
         block.write_due()
@@ -250,9 +255,6 @@ class Execution:
                 raise Refused(reason, f"held {held.total:+}, emitted {block.emitted}, burned {block.burned}")
         totals = following_totals(self.before, held, block.emitted, block.burned)
         changes = dict(sorted({**changed, TOTALS_KEY: totals.encode()}.items()))
-        signers: tuple[Address, ...] = ()
-        if self.certificate is not None:
-            signers = self.certificate.signer_addresses(require_set(block.parent, self.parent.height))
         return Executed(
             receipts=tuple(self.receipts),
             tx_root=merkle_root([transaction_leaf(r.txid, r.outcome, r.fee) for r in self.receipts]),
@@ -263,7 +265,7 @@ class Execution:
             changes=changes,
             totals=totals,
             events=tuple(block.events),
-            participants=signers,
+            participants=self.signers,
         )
 
 

@@ -12,7 +12,7 @@ not known are the host's to keep: the ledger holds no orphans, because a bound o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -20,10 +20,11 @@ from state.chain import Head, Network, read_head, read_network, read_schedule
 from state.claims import required_claims, required_proofs
 from state.commitment.versions import CommittedState, SpeculativeState, StateVersion
 from state.errors import InvalidBlock, InvalidReason, Refused
+from state.events import encode_events
 from state.execution import BlockContext, Execution, Receipt
-from state.history import touched
+from state.history import accepted_evidence, touched
 from state.rules.reveal_proof import ProofWork
-from state.scope import ProofCheck, SignatureClaim, Verdicts, check_proof
+from state.scope import ClaimKey, ProofCheck, SignatureClaim, Verdicts, check_proof
 from state.store.chain import BlockRecord
 from state.store.rows import Tip, TxResult
 from state.transactions import Candidate, terms_of, witness_fault
@@ -46,7 +47,8 @@ oldest one without descendants goes first; its body is durable elsewhere, so it 
 class CommittedChain(Protocol):
     """What the ledger needs of `state.store.chain.ChainStore`."""
 
-    tip: Tip
+    @property
+    def tip(self) -> Tip: ...
 
     @property
     def state(self) -> CommittedState: ...
@@ -152,10 +154,11 @@ class Ledger:
         validators = require_set(view, height)
         return HeightFacts(height, block_hash, parent.timestamp_ms, validators, read_schedule(view), read_network(view))
 
-    def claims(self, block: Block) -> tuple[SignatureClaim, ...]:
-        """Signatures that `execute` will ask about; none where the parent is unknown."""
+    def claims(self, block: Block, known: Callable[[ClaimKey], bool] = lambda key: False) -> tuple[SignatureClaim, ...]:
+        """Signatures that `execute` will ask about, but for most of those `known` to be valid; none where the parent is
+        unknown."""
         view = self.state_after(block.header.parent_hash)
-        return () if view is None else required_claims(view, self.genesis.hash, block)
+        return () if view is None else required_claims(view, self.genesis.hash, block, known)
 
     def proofs(self, block: Block) -> tuple[ProofWork, ...]:
         """Proofs that `execute` will check, for workers to check first."""
@@ -228,6 +231,8 @@ class Ledger:
             results=tuple(TxResult(r.txid, r.outcome, r.fee) for r in executed.receipts),
             touched=touched(block.transactions),
             certificate=b"" if certificate is None else certificate.encode(),
+            events=encode_events(executed.events),
+            evidence=accepted_evidence(child.applied),
             consensus=consensus,
         )
         tip = self._chain.commit(child.version, record)

@@ -6,17 +6,8 @@ Nothing is copied on the way in, so dropping one costs nothing.
 
 from __future__ import annotations
 
-from typing import Final
-
 from state.view import Changes, StateView
 from trellis.statetree import MAX_KEY_BYTES, MAX_VALUE_BYTES
-
-
-class _Untouched:
-    """Tells "not changed here" from "deleted here"."""
-
-
-_UNTOUCHED: Final = _Untouched()
 
 
 class Overlay:
@@ -29,8 +20,8 @@ class Overlay:
         self._changed: dict[bytes, bytes | None] = {}
 
     def get(self, key: bytes) -> bytes | None:
-        value = self._changed.get(key, _UNTOUCHED)
-        return self._parent.get(key) if isinstance(value, _Untouched) else value
+        changed = self._changed
+        return changed[key] if key in changed else self._parent.get(key)
 
     def put(self, key: bytes, value: bytes) -> None:
         if not 0 < len(key) <= MAX_KEY_BYTES:

@@ -15,6 +15,7 @@ from state.chain import Network
 from state.errors import InvalidReason
 from state.rules import RULES, Source
 from state.rules.rotate_key import key_allowed
+from state.rules.rule import no_claims
 from state.scope import ClaimKey, SignatureClaim, Verdicts
 from state.view import StateView
 from trellis.crypto.algorithms import SIZES, AlgId
@@ -23,6 +24,8 @@ from trellis.encoding import DecodeError
 from trellis.fees import minimum_fee
 from trellis.transaction import Transaction, TransactionBody
 from trellis.types import Address, Hash, Height
+
+_SIGNATURE_BYTES: Final[dict[int, int]] = {alg: sizes.signature_bytes for alg, sizes in SIZES.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,11 @@ class Candidate:
     def proof_cost(self) -> int:
         return RULES[type(self.body.kind)].proof_cost(self.body.kind)
 
+    @property
+    def is_plain(self) -> bool:
+        """Its own signature is all that it needs verified."""
+        return not self.malformed and RULES[type(self.body.kind)].claims is no_claims
+
     def claim_key(self) -> ClaimKey:
         """A verdict counts for this id, under the key in force, and for exactly this signature."""
         key_hash = self.txid if self.key is None else self.key.key_hash
@@ -137,7 +145,7 @@ def _signature_form(candidate: Candidate, verdicts: Verdicts) -> bool:
         return True
     if candidate.known is not None and key.alg_id != AlgId.MULTISIG:
         # The key was checked when it was stored: its algorithm has sizes.
-        return len(transaction.signature) != SIZES[AlgId(key.alg_id)].signature_bytes
+        return len(transaction.signature) != _SIGNATURE_BYTES[key.alg_id]
     try:
         return not transaction.checks(candidate.txid, key.public_key)
     except DecodeError:

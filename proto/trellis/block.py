@@ -55,7 +55,10 @@ class Block:
 
 def decode_block(data: bytes) -> Block:
     """Reads the frame; transactions' bodies are parsed at first use, and the roots are whoever applies it to check."""
-    return decode_whole(data, "block", MAX_ENCODED_BLOCK_BYTES, _read_block)
+    block = decode_whole(data, "block", MAX_ENCODED_BLOCK_BYTES, _read_block)
+    # Every block has one encoding, so this is it: four megabytes are not put together again to be stored.
+    vars(block)["_encoded"] = data
+    return block
 
 
 def _read_block(reader: Reader) -> Block:

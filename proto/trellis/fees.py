@@ -5,6 +5,8 @@ Never received bytes: another variant of the same transaction costs the same.
 
 from __future__ import annotations
 
+from typing import Final
+
 from trellis.address import decode_policy
 from trellis.crypto.algorithms import AlgId
 from trellis.encoding import DecodeError
@@ -29,13 +31,18 @@ def signature_fee(parameters: Parameters, alg_id: int, public_key: bytes) -> int
             raise ValueError(f"no fee is set for algorithm {alg_id}")
 
 
+_CHECKED: Final = frozenset({RevealProof, PostStatement, Attest, RotateKey, SubmitEvidence})
+"""Kinds of which nodes check more than the signature; asked for every transaction, so asked first."""
+
+
 def minimum_fee(parameters: Parameters, transaction: Transaction, public_key: bytes) -> int:
     """`public_key` is the key in force: the one carried, or the one the chain knows."""
     fee = parameters.fee_per_body_byte * len(transaction.body)
     fee += signature_fee(parameters, transaction.alg_id, public_key)
     if transaction.public_key:
         fee += parameters.fee_key_registration
-    return fee + _checking_fee(parameters, transaction.parsed.kind)
+    kind = transaction.parsed.kind
+    return fee + _checking_fee(parameters, kind) if type(kind) in _CHECKED else fee
 
 
 def _proof_fee(parameters: Parameters, cost: int) -> int:

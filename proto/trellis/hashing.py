@@ -51,10 +51,8 @@ class Tag(bytes, Enum):
 
 def hash_tagged(tag: Tag, *parts: bytes) -> Hash:
     """SHA3-256(tag ‖ parts…). The caller makes the concatenation unambiguous: fixed sizes or `lp`."""
-    digest = sha3_256(tag)  # a tag is bytes; reading `.value` would cost as much as hashing a small preimage
-    for part in parts:
-        digest.update(part)
-    return Hash(digest.digest())
+    # Joined, because each `update` costs as much as hashing ten more bytes. A tag is bytes; reading `.value` is dear.
+    return Hash(sha3_256(b"".join((tag, *parts))).digest())
 
 
 def hash_tagged_384(tag: Tag, *parts: bytes) -> bytes:

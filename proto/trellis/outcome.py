@@ -6,18 +6,19 @@ from enum import IntEnum
 
 
 class Outcome(IntEnum):
-    """OK, or why execution failed. A failed transaction still pays its fee and uses its nonce."""
+    """OK, or why execution failed. A failed transaction still pays its fee and uses its nonce.
+
+    2, 7 and 28 mean nothing: a balance cannot overflow (genesis bounds supply and emission together), who is jailed may
+    do all that others may but vote, and a proof beyond its declared cost refuses the block instead.
+    """
 
     OK = 0
     INSUFFICIENT_FUNDS = 1
-    SUPPLY_OVERFLOW = 2
-    """A balance would pass 2^64 − 1 base units."""
     NOT_A_VALIDATOR = 3
     BELOW_MINIMUM_STAKE = 4
     INSUFFICIENT_STAKE = 5
     KEY_IN_USE = 6
     """Another validator votes with this consensus key or network id."""
-    JAILED = 7
     NOT_JAILED = 8
     STILL_JAILED = 9
     EVIDENCE_MALFORMED = 10
@@ -39,8 +40,6 @@ class Outcome(IntEnum):
     ATTESTATION_INVALID = 25
     POSSESSION_INVALID = 26
     ALGORITHM_NOT_ALLOWED = 27
-    PROOF_COST = 28
-    """The proof's checking cost passes the limit that its sender paid for."""
     ROSTER_FULL = 29
     """There are as many candidates for the validator set as the ledger keeps."""
     TOO_MANY_UNBONDINGS = 30

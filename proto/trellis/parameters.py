@@ -9,7 +9,7 @@ from typing import Any, Final
 from trellis.constants import MAX_BLOCK_BYTES, MAX_BLOCK_TRANSACTIONS
 from trellis.encoding import Writer
 from trellis.hashing import Tag, hash_tagged
-from trellis.types import U64_MAX, Hash
+from trellis.types import U32_MAX, U64_MAX, Hash
 
 
 def _parameter(default: int, low: int, high: int, meaning: str) -> Any:
@@ -51,6 +51,7 @@ class Parameters:
     emission_cap: int = _parameter(10**13, 0, U64_MAX, "base units that emission creates at the most")
     bonus_proposer_permille: int = _parameter(100, 0, 1_000, "the proposer's share of a reward, at full included power")
     proof_commit_blocks: int = _parameter(1, 1, 100_000, "blocks between a proof's commitment and its proof")
+    z3_rlimit: int = _parameter(5_000_000, 1, U32_MAX, "solver resources that decide a statement of z3-attest.v1")
     unit_exponent: int = _parameter(6, 0, 18, "one coin is 10^this base units")
     pow_initial_target_log2: int = _parameter(240, 1, 255, "proof-of-work networks: the first target is 2^this")
     pow_retarget_blocks: int = _parameter(16, 2, 100_000, "proof-of-work networks: difficulty looks back this far")

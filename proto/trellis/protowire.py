@@ -174,7 +174,9 @@ def _take_delimited(
         raise DecodeError(Malformed.NOT_UTF8, f"{message.name}.{field.name}") from fault
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    if value < 0x80:
+        return value.to_bytes(1, "big")
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -193,15 +195,15 @@ def encode(message: Message, values: Mapping[str, Value]) -> bytes:
         value = values.get(field.name)
         if value is None:
             continue
-        tag = _varint(field.number << 3 | _wire_type(field.type))
+        tag = varint(field.number << 3 | _wire_type(field.type))
         if isinstance(value, int):
             if not 0 <= value <= (U32_MAX if field.type is FieldType.UINT32 else U64_MAX):
                 raise ValueError(f"{message.name}.{field.name} = {value} is out of range")
             if value:
-                out += (tag, _varint(value))
+                out += (tag, varint(value))
             continue
         for raw in _raw_items(field, value):
-            out += (tag, _varint(len(raw)), raw)
+            out += (tag, varint(len(raw)), raw)
     return b"".join(out)
 
 

@@ -103,10 +103,10 @@ def bucket_root(bucket: bytes) -> PackedNode:
     """The bucket's root."""
     if not bucket:
         return EMPTY_ROOT
-    count = _count(bucket)
-    _, hashes_at, sizes_at, _ = _shape(count).levels[-1]
-    size = int.from_bytes(bucket[sizes_at : sizes_at + 8], "big")
-    return bucket[hashes_at : hashes_at + 32], count << 64 | size
+    count = int.from_bytes(bucket[:_COUNT_BYTES], "big")
+    at = _shape(count).levels[-1].sizes_at
+    # The root's hash stands first, and (count ‖ bytes) is the packed total as it stands.
+    return bucket[_COUNT_BYTES : _COUNT_BYTES + 32], count << 64 | int.from_bytes(bucket[at : at + 8], "big")
 
 
 def bucket_keys(bucket: bytes) -> list[bytes]:
@@ -136,6 +136,8 @@ def _find(bucket: bytes, key: bytes, shape: _Shape) -> int | None:
     if at < 0:
         return None
     start = at - shape.keys_at
+    if not start and len(key) == len(bucket) - shape.keys_at:
+        return 0  # the only key
     ends = shape.ends.unpack_from(bucket, shape.ends_at)
     position = bisect_left(ends, start + len(key))
     if position < len(ends) and ends[position] == start + len(key) and start == (ends[position - 1] if position else 0):
@@ -170,7 +172,7 @@ def climb(bucket: bytes, position: int) -> tuple[tuple[bool, Node], ...]:
 
 def rewrite(bucket: bytes, changes: Sequence[tuple[bytes, bytes | None]]) -> bytes:
     """The bucket after these changes, which ascend by key. Where nothing changes, the same object."""
-    shape = _shape(_count(bucket)) if bucket else None
+    shape = _shape(int.from_bytes(bucket[:_COUNT_BYTES], "big")) if bucket else None
     if shape is not None and (len(changes) == 1 or len(changes) * 8 < shape.levels[0].width):
         new = bucket
         for key, value in changes:
@@ -187,16 +189,23 @@ def rewrite(bucket: bytes, changes: Sequence[tuple[bytes, bytes | None]]) -> byt
 
 def leaf_hash(key: bytes, value: bytes) -> bytes:
     """`trellis.statetree.leaf_node` without the node: this runs for every changed key of every block."""
-    return sha3_256(_LEAF_TAG + len(key).to_bytes(4, "big") + key + len(value).to_bytes(4, "big") + value).digest()
+    return sha3_256(
+        b"%b%b%b%b%b" % (_LEAF_TAG, len(key).to_bytes(4, "big"), key, len(value).to_bytes(4, "big"), value)
+    ).digest()
 
 
 def _replace(bucket: bytes, shape: _Shape, position: int, key: bytes, value: bytes) -> bytes:
     """A new value for a key that is there: log n nodes. A third of a block's time is spent here."""
-    new = bytearray(bucket)
     levels = shape.levels
-    _resize(new, levels, position, len(key) + len(value))
+    size = len(key) + len(value)
     digest = leaf_hash(key, value)
-    width, hashes_at, _, _ = levels[0]
+    width, hashes_at, sizes_at, _ = levels[0]
+    if width == 1:
+        return b"".join((bucket[:hashes_at], digest, size.to_bytes(8, "big"), bucket[sizes_at + 8 :]))
+    new = bytearray(bucket)
+    grown = size - _SIZE.unpack_from(bucket, sizes_at + 8 * position)[0]
+    if grown:
+        _resize(new, levels, position, grown)
     for above in levels[1:]:
         at = hashes_at + 32 * position
         new[at : at + 32] = digest
@@ -213,14 +222,12 @@ def _replace(bucket: bytes, shape: _Shape, position: int, key: bytes, value: byt
     return bytes(new)
 
 
-def _resize(new: bytearray, levels: tuple[_Level, ...], position: int, size: int) -> None:
+def _resize(new: bytearray, levels: tuple[_Level, ...], position: int, grown: int) -> None:
     """Byte totals along the path; accounts mostly keep their size."""
-    grown = size - _SIZE.unpack_from(new, levels[0].sizes_at + 8 * position)[0]
-    if grown:
-        for level in levels:
-            at = level.sizes_at + 8 * position
-            _SIZE.pack_into(new, at, _SIZE.unpack_from(new, at)[0] + grown)
-            position >>= 1
+    for level in levels:
+        at = level.sizes_at + 8 * position
+        _SIZE.pack_into(new, at, _SIZE.unpack_from(new, at)[0] + grown)
+        position >>= 1
 
 
 def _rebuild(bucket: bytes, changes: Sequence[tuple[bytes, bytes | None]]) -> bytes:

@@ -142,21 +142,19 @@ class TreeDelta:
         """Hashes what lies above the changed buckets. `_joined` stands here written out: a third of a block's time."""
         below = bottom
         self.levels.append(below)
+        tag, sha3 = _NODE_TAG, sha3_256
         for level in range(self.buckets_log2, 0, -1):
             under = self.parent.row(level)
             above: dict[int, PackedNode] = {}
             for index, node in below.items():
-                if index & 1:
-                    if index - 1 in below:
-                        continue
-                    digest, totals = under[index - 1]
-                    totals += node[1]
-                    preimage = _NODE_TAG + digest + node[0] + totals.to_bytes(16, "big")
-                else:
-                    digest, totals = below.get(index + 1) or under[index + 1]
-                    totals += node[1]
-                    preimage = _NODE_TAG + node[0] + digest + totals.to_bytes(16, "big")
-                above[index >> 1] = sha3_256(preimage).digest(), totals
+                parent = index >> 1
+                if parent in above:
+                    continue
+                other, counts = below.get(index ^ 1) or under[index ^ 1]
+                digest, totals = node
+                totals += counts
+                pair = tag + other + digest if index & 1 else tag + digest + other
+                above[parent] = sha3(pair + totals.to_bytes(16, "big")).digest(), totals
             self.levels.append(above)
             below = above
         self.levels.reverse()
@@ -196,10 +194,10 @@ class TreeDelta:
 def _by_bucket(changes: Changes, buckets_log2: int) -> dict[int, list[tuple[bytes, bytes | None]]]:
     shift = 32 - buckets_log2
     touched: dict[int, list[tuple[bytes, bytes | None]]] = {}
-    for key in sorted(changes):
-        index = int.from_bytes(sha3_256(_KEY_TAG + key).digest()[:4], "big") >> shift
+    for change in sorted(changes.items()):
+        index = int.from_bytes(sha3_256(_KEY_TAG + change[0]).digest()[:4], "big") >> shift
         if index in touched:
-            touched[index].append((key, changes[key]))
+            touched[index].append(change)
         else:
-            touched[index] = [(key, changes[key])]
+            touched[index] = [change]
     return touched

@@ -22,8 +22,9 @@ from state.chain import Network
 from state.errors import InvalidReason
 from state.mempool.admission import POOL_REASONS, Reason, Refusal, refuse
 from state.mempool.choice import Choice
-from state.mempool.entry import ENTRY_OVERHEAD_BYTES, Entry, SenderQueue, make_entry
+from state.mempool.entry import ENTRY_OVERHEAD_BYTES, Entry, SenderQueue, make_entry, outlay
 from state.mempool.order import SortedRows
+from state.scope import ClaimKey
 from state.transactions import PLACE_CHECKS, WITNESS_CHECKS, Candidate, Terms, transaction_bytes
 from state.transition import Dropped
 from state.view import StateView
@@ -94,6 +95,14 @@ class Mempool:
         entry = self._by_txid.get(txid)
         return entry is not None and entry.witness_id == witness_id
 
+    def vouches(self, key: ClaimKey) -> bool:
+        """Whether this very claim, key and signature included, was found valid when its transaction was admitted."""
+        entry = self._by_txid.get(key.subject)
+        if entry is None or entry.key_hash != key.key_hash:
+            return False
+        transaction = entry.transaction
+        return transaction.alg_id == key.alg_id and transaction.witness_leaf == key.signature_hash
+
     def is_barred(self, witness_id: Hash) -> bool:
         return witness_id in self._barred or witness_id in self._set_aside
 
@@ -149,7 +158,7 @@ class Mempool:
         if body.nonce >= account.nonce + self.limits.max_per_sender:
             return Reason.NONCE_GAP
         queue = self._senders.get(body.sender)
-        needed = make_entry(candidate).outlay + (0 if queue is None else queue.outlay_before(body.nonce))
+        needed = outlay(body) + (0 if queue is None else queue.outlay_before(body.nonce))
         return Reason.INSUFFICIENT_FUNDS if needed > account.balance else None
 
     def admit(self, candidate: Candidate, view: StateView, valid: bool) -> Entry | Refusal:

@@ -24,7 +24,7 @@ class Source(NamedTuple):
     nonce: int
 
 
-def _no_claims(parent: StateView, source: Source, kind: object) -> tuple[SignatureClaim, ...]:
+def no_claims(parent: StateView, source: Source, kind: object) -> tuple[SignatureClaim, ...]:
     return ()
 
 
@@ -44,5 +44,5 @@ class Rule(Generic[K]):
 
     kind: type[K]
     execute: Callable[[Call, K], Outcome]
-    claims: Callable[[StateView, Source, K], tuple[SignatureClaim, ...]] = _no_claims
+    claims: Callable[[StateView, Source, K], tuple[SignatureClaim, ...]] = no_claims
     proof_cost: Callable[[K], int] = _no_cost

@@ -21,17 +21,18 @@ from state.commitment.versions import CommittedState, MemoryState, SpeculativeSt
 from state.store.errors import CorruptStoreError, ForeignChainError, NewerFormatError, StoreMissingError
 from state.store.pruning import KEEP_ALL, Retention, prune_into
 from state.store.reader import ChainReader, decoded
+from state.store.recent import Recent
 from state.store.rows import (
     BOUNDS_KEY,
     CONSENSUS_KEY,
     FORMAT_KEY,
     FORMAT_VERSION,
     TIP_KEY,
+    AcceptedEvidence,
     BlockResults,
     Bounds,
     ChainIdentity,
     Tip,
-    TxLocation,
     TxResult,
     bucket_key,
     decode_bounds,
@@ -40,9 +41,12 @@ from state.store.rows import (
     decode_tip,
     decode_undo,
     encode_undo,
+    evidence_key,
     format_version,
     height_key,
     history_key,
+    history_rows,
+    location_rows,
     mmr_key,
 )
 from state.store.store import Batch, Store, StoreSnapshot, Table
@@ -51,6 +55,11 @@ from trellis.header import Header
 from trellis.mmr import mmr_node
 from trellis.statetree import Node, bucket_of
 from trellis.types import Address, Hash, Height
+
+ROW_MEMORY_BYTES: Final = 32 << 20
+"""State rows that were read or written last."""
+BUCKET_MEMORY_BYTES: Final = 64 << 20
+"""Buckets of the tree: all of them below a few hundred thousand rows, since opening a chain reads them anyway."""
 
 _PRUNED_A_COMMIT: Final = 2
 """Blocks of arrears that a commit prunes along: more than one, so that a shortened retention is caught up with."""
@@ -68,8 +77,9 @@ class BlockRecord:
     """For the history of addresses: an address, and the index of a transaction that touched it; each pair once."""
     certificate: bytes = b""
     """Encoded; empty where the engine has none."""
-    extra: bytes = b""
-    """What else the rules recorded; opaque here."""
+    events: bytes = b""
+    """Rewards, slashes and the like, encoded (`state.events`)."""
+    evidence: tuple[AcceptedEvidence, ...] = ()
     consensus: bytes | None = None
     """Metadata of the consensus engine, durable in the same transaction; None leaves what is there."""
 
@@ -83,12 +93,18 @@ class ChainStore:
         self.retention = retention
         self._snapshot: StoreSnapshot = store.snapshot()
         self._load_tip()
-        roots = bucket_roots(self._snapshot, store.directory)
-        tree = StateTree(identity.buckets_log2, self._load_bucket, roots)
+        self._rows: Recent[bytes] = Recent(ROW_MEMORY_BYTES)
+        self._buckets: Recent[int] = Recent(BUCKET_MEMORY_BYTES)
+        tree = StateTree(identity.buckets_log2, self._load_bucket, self._bucket_roots())
         self._tree = tree
         self.state = CommittedState(tree, self._read)
         if tree.node != self.tip.node:
             raise self._corrupt(f"the state's buckets do not hash to the state root of block {self.tip.height}")
+
+    def _bucket_roots(self) -> Iterator[tuple[int, PackedNode]]:
+        for index, bucket in stored_buckets(self._snapshot, self.store.directory):
+            self._buckets.put(index, bucket)
+            yield index, bucket_root(bucket)
 
     def _load_tip(self) -> None:
         directory = self.store.directory
@@ -106,8 +122,13 @@ class ChainStore:
         )
 
     def _read(self, key: bytes) -> bytes | None:
+        value = self._rows.get(key)
+        if value is not None:
+            return value
         value = self._snapshot.get(Table.STATE, key)
-        if value is None:
+        if value is not None:
+            self._rows.put(key, value)
+        else:
             # A damaged index page hides rows: only the commitment tells "was never there" from "cannot be found".
             bucket = self._tree.bucket(bucket_of(key, self.identity.buckets_log2))
             if find(bucket, key) is not None:
@@ -115,10 +136,24 @@ class ChainStore:
         return value
 
     def _load_bucket(self, index: int, root: PackedNode) -> bytes:
+        bucket = self._buckets.get(index)
+        if bucket is not None:
+            return bucket
         bucket = self._snapshot.get(Table.BUCKETS, bucket_key(index))
         if bucket is None or bucket_root(bucket) != root:
             raise self._corrupt(f"bucket {index} of the state tree is missing or another one")
+        self._buckets.put(index, bucket)
         return bucket
+
+    def _adopt(self, version: SpeculativeState) -> None:
+        """What was just stored is what is read from here on."""
+        written = {key: value for key, value in version.changes.items() if value is not None}
+        if len(written) < len(version.changes):
+            for key in version.changes.keys() - written.keys():
+                self._rows.drop(key)
+        self._rows.put_all(written)
+        self._buckets.put_all(version.delta.buckets)
+        self.state.adopt(version)
 
     @property
     def consensus(self) -> bytes:
@@ -144,7 +179,7 @@ class ChainStore:
             batch.put(Table.UNDO, height_key(header.height), encode_undo(previous))
         bounds = prune_into(batch, self._snapshot, self.bounds, tip.height, self.retention, _PRUNED_A_COMMIT)
         self._write(batch, tip, bounds)
-        self.state.adopt(version)
+        self._adopt(version)
         return tip
 
     def _check_follows(self, header: Header, root: Hash) -> None:
@@ -157,8 +192,8 @@ class ChainStore:
 
     def _put_state(self, batch: Batch, version: SpeculativeState) -> None:
         batch.merge(Table.STATE, version.changes)
-        for index, bucket in version.delta.buckets.items():
-            batch.merge(Table.BUCKETS, {bucket_key(index): bucket or None})
+        buckets = {bucket_key(index): bucket or None for index, bucket in version.delta.buckets.items()}
+        batch.merge(Table.BUCKETS, buckets)
 
     def _put_block(self, batch: Batch, record: BlockRecord) -> None:
         height = record.header.height
@@ -168,12 +203,12 @@ class ChainStore:
         batch.put(Table.BLOCKS, key, record.block_bytes)
         if record.certificate:
             batch.put(Table.CERTIFICATES, key, record.certificate)
-        batch.put(Table.RESULTS, key, BlockResults(record.results, record.touched, record.extra).encode())
-        for index, result in enumerate(record.results):
-            location = TxLocation(height, index, result.outcome, result.fee)
-            batch.put(Table.TRANSACTIONS, result.txid, location.encode())
-        for address, index in record.touched:
-            batch.put(Table.HISTORY, history_key(address, height, index), b"")
+        batch.put(Table.RESULTS, key, BlockResults(record.results, record.touched).encode())
+        batch.put(Table.EVENTS, key, record.events)
+        for accepted in record.evidence:
+            batch.put(Table.EVIDENCE, evidence_key(height, accepted.index), accepted.encode())
+        batch.merge(Table.TRANSACTIONS, location_rows(height, record.results))
+        batch.merge(Table.HISTORY, history_rows(height, record.touched))
         for mmr_at, node in self._mmr_nodes(height, record.header.hash):
             batch.put(Table.MMR, mmr_at, node)
         if record.consensus is not None:
@@ -242,7 +277,7 @@ class ChainStore:
             first_result=min(self.bounds.first_result, low),
         )
         self._write(batch, tip, bounds)
-        self.state.adopt(version)
+        self._adopt(version)
         return tip
 
     def _undone(self, batch: Batch, target: int) -> Changes:
@@ -258,7 +293,16 @@ class ChainStore:
             for address, index in results.touched:
                 batch.delete(Table.HISTORY, history_key(address, height, index))
             batch.delete(Table.HEIGHTS, reader.block_hash(Height(height)))
-            for table in (Table.HEADERS, Table.BLOCKS, Table.CERTIFICATES, Table.RESULTS, Table.UNDO):
+            for found, _ in self._snapshot.scan(Table.EVIDENCE, key, height_key(height + 1)):
+                batch.delete(Table.EVIDENCE, found)
+            for table in (
+                Table.HEADERS,
+                Table.BLOCKS,
+                Table.CERTIFICATES,
+                Table.RESULTS,
+                Table.EVENTS,
+                Table.UNDO,
+            ):
                 batch.delete(table, key)
             level, index = 0, height
             batch.delete(Table.MMR, mmr_key(0, index))
@@ -301,15 +345,20 @@ class ChainStore:
         self.store.close()
 
 
-def bucket_roots(snapshot: StoreSnapshot, directory: str) -> Iterator[tuple[int, PackedNode]]:
-    """The roots of all buckets that are not empty. The rows' checksums vouch for their insides, the state root for
-    these roots; so opening a million accounts parses no keys."""
+def stored_buckets(snapshot: StoreSnapshot, directory: str) -> Iterator[tuple[int, bytes]]:
+    """All buckets that are not empty."""
     for key, bucket in snapshot.scan(Table.BUCKETS):
         if len(key) != 4 or not has_bucket_size(bucket):
             raise CorruptStoreError(
                 directory, f"bucket {key.hex()} of the state tree is malformed", "Restore a snapshot, or sync again"
             )
-        yield int.from_bytes(key, "big"), bucket_root(bucket)
+        yield int.from_bytes(key, "big"), bucket
+
+
+def bucket_roots(snapshot: StoreSnapshot, directory: str) -> Iterator[tuple[int, PackedNode]]:
+    """Their roots. The rows' checksums vouch for their insides, the state root for these roots; so opening a million
+    accounts parses no keys."""
+    return ((index, bucket_root(bucket)) for index, bucket in stored_buckets(snapshot, directory))
 
 
 def create_chain(

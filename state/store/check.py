@@ -44,6 +44,8 @@ def check_chain(chain: ChainStore) -> Iterator[str]:
         try:
             yield from _check_state(reader.snapshot)
             bounds, tip = reader.bounds, reader.tip
+            for key, row in reader.snapshot.scan(Table.EVIDENCE):
+                reader.accepted(key, row)
             for height in range(bounds.first_header, tip.height + 1):
                 header = reader.header(Height(height))
                 if header is None:
@@ -54,6 +56,7 @@ def check_chain(chain: ChainStore) -> Iterator[str]:
                 reader.block_bytes(Height(height))
                 if height >= bounds.first_result and reader.results(Height(height)) is None:
                     yield f"the results of block {height} are missing"
+                reader.events(Height(height))
         except StoreError as fault:
             yield str(fault)
 

@@ -41,7 +41,9 @@ DATA_NAME: Final = "data.mdb"
 _COMPACT_NAME: Final = "compact.new"
 _CHECKSUM_BYTES: Final = 4
 _SCAN_ROWS: Final = 128
-"""Rows fetched at a time by a scan: how long it can keep a growing map waiting."""
+_SCAN_BYTES: Final = 1 << 20
+"""Rows fetched at a time by a scan, and from what size on no further one: how long it can keep a growing map waiting,
+and how much it holds where rows are whole blocks."""
 
 DEFAULT_MAP_BYTES: Final = 1 << 34
 """Address space, not disk: large, so that growing (which ends snapshots) is rare."""
@@ -322,16 +324,14 @@ def _numbered(transaction: lmdb.Transaction[bytes]) -> tuple[bytes]:
 def _sorted_rows(table: Table, writes: dict[bytes, bytes | None]) -> tuple[list[tuple[bytes, bytes]], list[bytes]]:
     """Puts in key order, which halves the pages a commit touches at random keys, each sealed with its checksum."""
     seed = _SEEDS[table]
-    puts: list[tuple[bytes, bytes]] = []
-    deletes: list[bytes] = []
-    for key in sorted(writes):
-        value = writes[key]
-        if value is None:
-            deletes.append(key)
-        else:
-            # `_seal`, written out: thousands of rows a block.
-            puts.append((key, value + crc32(value, crc32(key, seed)).to_bytes(_CHECKSUM_BYTES, "big")))
-    return puts, deletes
+    ordered = sorted(writes.items())
+    # `_seal`, written out: thousands of rows a block.
+    puts = [
+        (key, value + crc32(value, crc32(key, seed)).to_bytes(_CHECKSUM_BYTES, "big"))
+        for key, value in ordered
+        if value is not None
+    ]
+    return puts, [key for key, value in ordered if value is None] if len(puts) < len(ordered) else []
 
 
 class LmdbSnapshot:
@@ -373,7 +373,7 @@ class LmdbSnapshot:
     def get(self, table: Table, key: bytes) -> bytes | None:
         with self._lock:
             try:
-                row = self._open().get(key, db=self._tables[table])
+                row = (self._transaction or self._open()).get(key, db=self._tables[table])
             except lmdb.Error as fault:
                 raise self._failed(table, fault) from fault
         return None if row is None else self._unsealed(table, key, row)
@@ -385,40 +385,45 @@ class LmdbSnapshot:
             start = max(start, _COMMIT_KEY + b"\0")
         fetch = self._fetch_backwards if reverse else self._fetch
         while True:
-            rows = fetch(table, start, end)
+            rows, more = fetch(table, start, end)
             for key, row in rows:
                 yield key, self._unsealed(table, key, row)
-            if len(rows) < _SCAN_ROWS:
+            if not more:
                 return
             if reverse:
                 end = rows[-1][0]
             else:
                 start = rows[-1][0] + b"\0"
 
-    def _fetch(self, table: Table, start: bytes, end: bytes | None) -> list[tuple[bytes, bytes]]:
+    def _fetch(self, table: Table, start: bytes, end: bytes | None) -> tuple[list[tuple[bytes, bytes]], bool]:
+        """Some rows, and whether there may be more."""
         rows: list[tuple[bytes, bytes]] = []
+        room = _SCAN_BYTES
         with self._lock, self._cursor(table) as cursor:
             try:
                 found = cursor.set_range(start) if start else cursor.first()
-                while found and len(rows) < _SCAN_ROWS and (end is None or cursor.key() < end):
+                while found and len(rows) < _SCAN_ROWS and room > 0 and (end is None or cursor.key() < end):
                     rows.append(cursor.item())
+                    room -= len(rows[-1][1])
                     found = cursor.next()
             except lmdb.Error as fault:
                 raise self._failed(table, fault) from fault
-        return rows
+        return rows, len(rows) == _SCAN_ROWS or room <= 0
 
-    def _fetch_backwards(self, table: Table, start: bytes, end: bytes | None) -> list[tuple[bytes, bytes]]:
+    def _fetch_backwards(self, table: Table, start: bytes, end: bytes | None) -> tuple[list[tuple[bytes, bytes]], bool]:
         rows: list[tuple[bytes, bytes]] = []
+        room = _SCAN_BYTES
         with self._lock, self._cursor(table) as cursor:
             try:
                 beyond = end is not None and cursor.set_range(end)
                 found = cursor.prev() if beyond else cursor.last()
-                while found and len(rows) < _SCAN_ROWS and cursor.key() >= start:
+                while found and len(rows) < _SCAN_ROWS and room > 0 and cursor.key() >= start:
                     rows.append(cursor.item())
+                    room -= len(rows[-1][1])
                     found = cursor.prev()
             except lmdb.Error as fault:
                 raise self._failed(table, fault) from fault
-        return rows
+        return rows, len(rows) == _SCAN_ROWS or room <= 0
 
     def _cursor(self, table: Table) -> lmdb.Cursor[bytes]:
         try:

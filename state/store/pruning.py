@@ -18,7 +18,7 @@ class Retention:
     bodies: int | None = None
     """Block bodies: what syncing peers ask for."""
     results: int | None = None
-    """Results, and with them the transaction and history indexes."""
+    """Results, and with them events, evidence, and the transaction and history indexes."""
     undo_blocks: int = 16
     """Blocks that can be rolled back; a proof-of-work engine needs its confirmation depth."""
 
@@ -83,4 +83,7 @@ def _prune_results(batch: Batch, snapshot: StoreSnapshot, height: int) -> None:
         batch.delete(Table.TRANSACTIONS, result.txid)
     for address, index in results.touched:
         batch.delete(Table.HISTORY, history_key(address, height, index))
+    for key, _ in snapshot.scan(Table.EVIDENCE, height_key(height), height_key(height + 1)):
+        batch.delete(Table.EVIDENCE, key)
+    batch.delete(Table.EVENTS, height_key(height))
     batch.delete(Table.RESULTS, height_key(height))

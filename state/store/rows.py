@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from struct import Struct
 from typing import Final
 
 from trellis.constants import MAX_BLOCK_TRANSACTIONS
 from trellis.encoding import DecodeError, Malformed, Reader, Writer, decode_whole, lp
+from trellis.evidence import MAX_EVIDENCE_BYTES
 from trellis.statetree import MAX_KEY_BYTES, MAX_VALUE_BYTES, Node
 from trellis.types import HASH_BYTES, Address, Hash, Height
 
@@ -103,7 +104,7 @@ class Bounds:
     """Headers, certificates, hashes and mountain range nodes."""
     first_body: Height
     first_result: Height
-    """Results, and the transaction and history indexes."""
+    """Results, events, evidence, and the transaction and history indexes."""
     first_undo: Height
 
     def encode(self) -> bytes:
@@ -141,6 +142,18 @@ class TxLocation:
         return _LOCATION.pack(self.height, self.index, self.outcome, self.fee)
 
 
+def location_rows(height: int, results: Sequence[TxResult]) -> dict[bytes, bytes | None]:
+    """Where the transactions of a block stand, by their ids."""
+    pack = _LOCATION.pack
+    return {result.txid: pack(height, index, result.outcome, result.fee) for index, result in enumerate(results)}
+
+
+def history_rows(height: int, touched: Iterable[tuple[Address, int]]) -> dict[bytes, bytes | None]:
+    """What a block adds to the histories of addresses."""
+    place = height.to_bytes(8, "big")
+    return {b"%b%b%b" % (address, place, index.to_bytes(4, "big")): b"" for address, index in touched}
+
+
 def decode_tx_location(row: bytes) -> TxLocation:
     def read(reader: Reader) -> TxLocation:
         height, index = Height(reader.u64("height")), reader.u32("index")
@@ -172,15 +185,13 @@ class BlockResults:
     results: tuple[TxResult, ...]
     touched: tuple[tuple[Address, int], ...]
     """An address, and the index of a transaction that touched it."""
-    extra: bytes
-    """The rules' own; opaque here."""
 
     def encode(self) -> bytes:
         parts = [len(self.results).to_bytes(4, "big")]
-        parts.extend(_RESULT.pack(result.txid, result.outcome, result.fee) for result in self.results)
+        pack = _RESULT.pack
+        parts += [pack(result.txid, result.outcome, result.fee) for result in self.results]
         parts.append(len(self.touched).to_bytes(4, "big"))
-        parts.extend(_TOUCHED.pack(address, index) for address, index in self.touched)
-        parts.append(lp(self.extra))
+        parts += [_TOUCHED.pack(*pair) for pair in self.touched]
         return b"".join(parts)
 
 
@@ -190,9 +201,51 @@ def decode_results(row: bytes) -> BlockResults:
         results = tuple(TxResult(reader.hash("txid"), reader.u16("outcome"), reader.u64("fee")) for _ in range(number))
         number = reader.count("touched addresses", MAX_ROW_BYTES, HASH_BYTES + 4)
         touched = tuple((Address(reader.hash("address")), reader.u32("index")) for _ in range(number))
-        return BlockResults(results, touched, reader.lp("extra results", MAX_ROW_BYTES))
+        return BlockResults(results, touched)
 
     return decode_whole(row, "results row", MAX_ROW_BYTES, read)
+
+
+def evidence_key(height: int, index: int) -> bytes:
+    return height.to_bytes(8, "big") + index.to_bytes(4, "big")
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedEvidence:
+    """An accusation that cost stake. Rare, and paid for by its sender, so it is kept whole beside the block."""
+
+    index: int
+    """Of its transaction in the block."""
+    kind: int
+    """Of `trellis.evidence.EvidenceKind`."""
+    accused: Address
+    offence_height: Height
+    units: int
+    """Stake taken."""
+    reporter: Address
+    txid: Hash
+    evidence: bytes
+
+    def encode(self) -> bytes:
+        writer = Writer().u8(self.kind).hash(self.accused).u64(self.offence_height).u64(self.units)
+        return writer.hash(self.reporter).hash(self.txid).lp(self.evidence).done()
+
+
+def decode_evidence_row(key: bytes, row: bytes) -> tuple[Height, AcceptedEvidence]:
+    """The block's height, and what it accepted."""
+    if len(key) != 12:
+        raise DecodeError(Malformed.WRONG_SIZE, f"an evidence key of {len(key)} bytes")
+    index = int.from_bytes(key[8:], "big")
+
+    def read(reader: Reader) -> AcceptedEvidence:
+        kind, accused = reader.u8("kind"), Address(reader.hash("accused"))
+        offence, units = Height(reader.u64("offence height")), reader.u64("units")
+        reporter, txid = Address(reader.hash("reporter")), reader.hash("txid")
+        data = reader.lp("evidence", MAX_EVIDENCE_BYTES)
+        return AcceptedEvidence(index, kind, accused, offence, units, reporter, txid, data)
+
+    found = decode_whole(row, "evidence row", MAX_EVIDENCE_BYTES + 256, read)
+    return Height(int.from_bytes(key[:8], "big")), found
 
 
 def encode_undo(previous: Mapping[bytes, bytes | None]) -> bytes:

@@ -15,7 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from state.proofs.smt_gate import gate
+from state.chain import Network
+from state.proofs.smt_gate import Z3_ATTEST, gate
 from state.proofs.smt_terms import GateReason
 from state.workers.process import Crew, Loss, PoolClosed, WorkerLost, WorkerProcess
 from state.workers.z3_child import Greeting, Outcome
@@ -187,8 +188,18 @@ class Z3Pool:
         self.close()
 
 
+def z3_pool_of(network: Network, workers: int = 1, scratch: Path | None = None) -> Z3Pool | None:
+    """A pool that asks as this network agreed: its resource count, and the very build that its genesis names. None
+    where the network does not take such statements, or names no build: then verdicts could differ, so none is given."""
+    build = network.verifiers.get(Z3_ATTEST.name)
+    if not build:
+        return None
+    return Z3Pool(workers, Z3Limits(rlimit=network.parameters.z3_rlimit), Hash(build), scratch)
+
+
 def z3_build_hash() -> Hash | None:
-    """Of the solver library that a worker really loads: a genesis parameter. None if there is no solver."""
+    """Of the solver library that a worker really loads: a genesis lists it with the verifier, so that all validators
+    ask the same solver. None if there is no solver."""
     crew = Crew(_MODULE, (str(Z3Limits().memory_bytes),), 1)
     try:
         library = crew.run(lambda _worker, greeting: _library(greeting or b""))

@@ -306,7 +306,7 @@ def _wrong_transactions() -> list[Case]:
         path=prove_inclusion([junk_leaf], [0]),
     )
     changed = [
-        ("another outcome", replace(receipt, outcome=Outcome.JAILED)),
+        ("another outcome", replace(receipt, outcome=Outcome.NOT_JAILED)),
         ("another fee", replace(receipt, fee=receipt.fee + 1)),
         ("another transaction", replace(receipt, body=other)),
         ("the path of a neighbour", replace(receipt, path=prove_inclusion(leaves, [2]))),

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from hashlib import sha3_256
 
 from state.commitment.versions import SpeculativeState
+from state.events import encode_events
+from state.scope import Reward, RewardKind
 from state.store.chain import BlockRecord, ChainStore, create_chain
 from state.store.pruning import KEEP_ALL, Retention
-from state.store.rows import ChainIdentity, Tip, TxResult
+from state.store.rows import AcceptedEvidence, ChainIdentity, Tip, TxResult
 from state.store.store import Store
 from trellis.certificate import Certificate
 from trellis.header import NOTE_ROOT_EMPTY, PROOF_COMMITMENT_EMPTY, Header
@@ -74,7 +76,12 @@ def record_of(header: Header, transactions: int = 3, salt: object = 0) -> BlockR
     touched = tuple((account(index + side), index) for index in range(transactions) for side in (0, 1))
     body = header.encode() + b"body of %d" % header.height * 50
     consensus = b"metadata %d" % header.height
-    return BlockRecord(header, body, results, touched, certificate_for(header), b"extra", consensus)
+    events = encode_events([Reward(account(0), header.height, RewardKind.PROPOSER)])
+    accused = AcceptedEvidence(
+        1, 1, account(header.height % 2), header.height, 7, account(1), results[0].txid, b"proof"
+    )
+    evidence = (accused,) if header.height % 2 else ()
+    return BlockRecord(header, body, results, touched, certificate_for(header), events, evidence, consensus)
 
 
 def grow(

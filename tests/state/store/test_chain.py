@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from state.commitment.versions import StaleStateError
+from state.events import decode_events
 from state.store.chain import BlockRecord, ChainStore, create_chain, load_chain
 from state.store.errors import CorruptStoreError, ForeignChainError, NewerFormatError, StoreMissingError
 from state.store.lmdb_store import LmdbStore
 from state.store.memory import MemoryStore
 from state.store.pruning import Retention
+from state.store.recent import Recent
 from state.store.rows import (
     BOUNDS_KEY,
     FORMAT_KEY,
@@ -93,7 +96,8 @@ def test_everything_of_a_block_is_there_after_its_commit_and_after_reopening(reo
                 assert reader.certificate_bytes(height) == record.certificate
                 results = reader.results(height)
                 assert results is not None
-                assert (results.results, results.touched, results.extra) == (record.results, record.touched, b"extra")
+                assert (results.results, results.touched) == (record.results, record.touched)
+                assert reader.events(height) == decode_events(record.events)
                 for index, result in enumerate(record.results):
                     expected_place = TxLocation(height, index, result.outcome, result.fee)
                     assert reader.transaction(result.txid) == expected_place
@@ -400,7 +404,10 @@ def test_the_state_root_in_the_tip_must_be_the_headers() -> None:
         load_chain(store)
 
 
-def test_a_bucket_that_changes_under_a_running_node_is_named_and_never_built_upon() -> None:
+def test_a_bucket_that_changes_under_a_running_node_is_named_and_never_built_upon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("state.store.chain.BUCKET_MEMORY_BYTES", 0)
     store = MemoryStore()
     chain = new_chain(store)
     with store.snapshot() as snapshot:
@@ -411,3 +418,38 @@ def test_a_bucket_that_changes_under_a_running_node_is_named_and_never_built_upo
     chain.put_consensus(b"takes a new snapshot")
     with pytest.raises(CorruptStoreError, match="of the state tree is missing or another one"):
         chain.state.extend(dict.fromkeys(GENESIS, b"changed"))
+
+
+@pytest.mark.parametrize("memory_bytes", [0, 5_000, 1 << 20])
+def test_what_is_remembered_of_the_state_is_never_older_than_the_last_commit_or_rollback(
+    memory_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("state.store.chain.ROW_MEMORY_BYTES", memory_bytes)
+    monkeypatch.setattr("state.store.chain.BUCKET_MEMORY_BYTES", memory_bytes)
+    rng = random.Random(memory_bytes)
+    chain = new_chain(MemoryStore())
+    keys = [*GENESIS, *(b"new" + height.to_bytes(4, "big") for height in range(60))]
+    for step in range(60):
+        for key in rng.sample(keys, 20):
+            chain.state.get(key)
+        if step % 7 == 6:
+            chain.rollback(rng.randrange(1, 4))
+        else:
+            grow(chain, salt=step)
+        expected = state_of(chain)
+        assert {key: chain.state.get(key) for key in keys} == {key: expected.get(key) for key in keys}
+        assert chain.state.node == full_root(expected, IDENTITY.buckets_log2)
+
+
+def test_the_memory_of_rows_holds_no_more_than_it_is_given_and_forgets_what_is_dropped() -> None:
+    recent: Recent[bytes] = Recent(10_000)
+    for number in range(1_000):
+        recent.put(number.to_bytes(4, "big"), bytes(100))
+        assert len(recent) * 300 <= 10_000 + 300
+    kept = (999).to_bytes(4, "big")
+    assert recent.get(kept) == bytes(100)
+    recent.drop(kept)
+    assert recent.get(kept) is None
+    recent.put(kept, b"small")
+    recent.put(kept, bytes(5_000))
+    assert recent.get(kept) is None

@@ -15,6 +15,7 @@ from state.store.errors import CorruptStoreError, ForeignChainError, StoreMissin
 from state.store.lmdb_store import LmdbStore
 from state.store.memory import MemoryStore
 from state.store.rows import ChainIdentity, bucket_key
+from state.store.shelf import INDEX_PIECE, SnapshotShelf
 from state.store.snapshots import SnapshotAnchor, SnapshotFiles, SnapshotImport, SnapshotSource, begin_import, plan_of
 from state.store.store import Batch, Table
 from tests.state.store.chain_kit import IDENTITY, everything, grow, new_chain
@@ -364,3 +365,61 @@ def test_an_empty_and_a_tiny_state_are_one_chunk() -> None:
         assert {key: row for key, row in everything(imported.store).items() if key[0] == b"state"} == {
             (b"state", key): value for key, value in entries.items()
         }
+
+
+def test_a_shelf_lists_whole_snapshots_newest_first_and_serves_each_piece_by_root(tmp_path: Path) -> None:
+    shelf = SnapshotShelf(tmp_path / "snapshots")
+    assert shelf.manifests() == ()
+    sources = [source_of(big_chain(blocks)) for blocks in (3, 5, 4)]
+    for source in sources:
+        SnapshotFiles(tmp_path / "snapshots" / f"{source.manifest.height:012d}").write(source, signed(source))
+    (tmp_path / "snapshots" / "9.new").mkdir()
+    (tmp_path / "snapshots" / "8").mkdir()
+    (tmp_path / "snapshots" / "8" / "manifest").write_bytes(b"damaged")
+    (tmp_path / "snapshots" / "notes.txt").write_bytes(b"a file that someone left here")
+    assert [offered.manifest.height for offered in shelf.manifests()] == [5, 4, 3]
+    for source in sources:
+        root = source.manifest.state_root
+        assert shelf.piece(root, INDEX_PIECE) == source.index()
+        assert [shelf.piece(root, index) for index in range(8)] == [source.chunk(index) for index in range(8)]
+        for nowhere in (8, -1, INDEX_PIECE - 1):
+            assert shelf.piece(root, nowhere) is None
+    assert shelf.piece(Hash(bytes(32)), 0) is None
+    removed = sources[1].manifest
+    (tmp_path / "snapshots" / f"{removed.height:012d}" / "chunk-00002").unlink()
+    assert shelf.piece(removed.state_root, 2) is None
+    for path in (tmp_path / "snapshots" / f"{removed.height:012d}").iterdir():
+        path.unlink()
+    (tmp_path / "snapshots" / f"{removed.height:012d}").rmdir()
+    assert [offered.manifest.height for offered in shelf.manifests()] == [4, 3]
+    assert shelf.piece(removed.state_root, 0) is None
+
+
+def test_chunks_from_several_sources_in_any_order_make_a_chain_and_the_wrong_ones_are_named(tmp_path: Path) -> None:
+    chain = big_chain()
+    source = source_of(chain)
+    for name in ("honest", "liar"):
+        SnapshotFiles(tmp_path / name / "5").write(source, signed(source))
+    lies = {1, 6}
+    for index in lies:
+        path = tmp_path / "liar" / "5" / f"chunk-{index:05d}"
+        path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
+    shelves = [SnapshotShelf(tmp_path / name) for name in ("liar", "honest")]
+    offered = shelves[1].manifests()[0].manifest
+    index = shelves[0].piece(offered.state_root, INDEX_PIECE)
+    assert index is not None
+    importing = begin_import(MemoryStore(), offered, index)
+    assert isinstance(importing, SnapshotImport)
+    refused: set[int | None] = set()
+    asked = 0
+    while wanted := list(importing.missing()):
+        place = wanted[-1]
+        piece = shelves[asked % 2].piece(offered.state_root, place)
+        asked += 1
+        assert piece is not None
+        refusal = importing.accept(place, piece)
+        if refusal is not None:
+            refused.add(refusal.index)
+    assert refused <= lies
+    assert refused
+    assert importing.finish(anchor_of(chain)).tip == chain.tip

@@ -14,13 +14,17 @@ from pathlib import Path
 import psutil
 import pytest
 
+from state.chain import Network
 from state.proofs.smt_gate import gate
 from state.proofs.smt_terms import GateReason
 from state.workers import process
 from state.workers.process import Crew, WorkerLost
-from state.workers.z3_pool import AbstainReason, Z3Answer, Z3Limits, Z3Pool, Z3Verdict, z3_build_hash
+from state.workers.z3_pool import AbstainReason, Z3Answer, Z3Limits, Z3Pool, Z3Verdict, z3_build_hash, z3_pool_of
 from tests.state.proofs.smt_scripts import HONEST, SAT_CORE, UNSAT_CORE, hostile_scripts
+from trellis.crypto.policy import DEFAULT_POLICY
 from trellis.encoding import Writer
+from trellis.genesis import EngineKind
+from trellis.parameters import Parameters
 from trellis.types import Hash
 
 PATIENT = Z3Limits(rlimit=2_000_000, wall_ms=100_000)
@@ -250,3 +254,28 @@ def test_who_cannot_wait_abstains(monkeypatch: pytest.MonkeyPatch) -> None:
         pool.close()
         checking.join(60)
         assert not checking.is_alive()
+
+
+def network_with(verifiers: dict[str, bytes], rlimit: int = 5_000_000) -> Network:
+    parameters = Parameters(z3_rlimit=rlimit)
+    return Network(EngineKind.PBFT, parameters, DEFAULT_POLICY, verifiers, parameters.hash_with(verifiers))
+
+
+def test_the_networks_build_and_resource_count_decide_what_a_validator_attests() -> None:
+    build = z3_build_hash()
+    assert build is not None
+    for named, rlimit, reason in (
+        (build, 5_000_000, None),
+        (build, 1, AbstainReason.RESOURCE_LIMIT),
+        (bytes(32), 5_000_000, AbstainReason.WRONG_BUILD),
+    ):
+        pool = z3_pool_of(network_with({"z3-attest.v1": named}, rlimit))
+        assert pool is not None
+        with pool:
+            assert pool.check(HARD if rlimit == 1 else SAT_CORE).reason is reason
+
+
+def test_a_network_that_names_no_build_has_no_solver_to_ask() -> None:
+    """Verdicts of different builds differ, and would be held against whoever gave them."""
+    assert z3_pool_of(network_with({"z3-attest.v1": b""})) is None
+    assert z3_pool_of(network_with({"lrat.v1": b""})) is None
