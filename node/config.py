@@ -38,6 +38,7 @@ class NodeSection:
     network_key: str = _key("keys/network.json", "keystore of the key that names this peer")
     account: str = _key("", "address of the validator's account (trl1…)")
     password_file: str = _key("", "file with the keystores' password; its first line counts")
+    payer_key: str = _key("", "keystore of the account that pays for evidence and verdicts this node brings")
     keep_heights: int = _key(0, "blocks that are kept; 0 keeps all")
     verify_workers: int = _key(1, "processes that verify signatures; 0 verifies in the node's own threads")
 
@@ -73,6 +74,12 @@ class MempoolSection:
 
 
 @dataclass(frozen=True, slots=True)
+class ProofsSection:
+    attest: bool = _key(True, "ask the solver about statements that validators attest; without it this one abstains")
+    workers: int = _key(1, "processes that check proofs, started when the first one comes")
+
+
+@dataclass(frozen=True, slots=True)
 class MetricsSection:
     listen: str = _key("127.0.0.1:26620", "address of /metrics, /health and /ready; empty turns it off")
 
@@ -89,6 +96,7 @@ class Config:
     p2p: P2pSection = field(default_factory=P2pSection)
     grpc: GrpcSection = field(default_factory=GrpcSection)
     mempool: MempoolSection = field(default_factory=MempoolSection)
+    proofs: ProofsSection = field(default_factory=ProofsSection)
     metrics: MetricsSection = field(default_factory=MetricsSection)
     log: LogSection = field(default_factory=LogSection)
 

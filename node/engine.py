@@ -1,17 +1,17 @@
-"""The engine: replica, ledger and guard behind one sans-IO seam. Events in, work out; `node.runtime` carries work out.
+"""The engine: replica, ledger and pool behind one sans-IO seam. Inputs in, work out; `node.runtime` carries work out.
 
-It never awaits, reads a clock or a socket, signs, or verifies. Blocks are executed before they are PREPAREd; compact
-proposals are completed from known transactions, then from the proposer, then from whoever PREPAREd.
+It never awaits, reads a clock or a socket, signs, or verifies. Blocks are executed before they are PREPAREd; each
+variant of a transaction is verified once. What belongs together lies in parts that share a `Desk`: `intake`
+(transactions), `bodies` (blocks of the height in progress), `catchup` (blocks that others have).
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, assert_never
 
-from consensus import Replica, Rule, message_fault, signature_checks
+from consensus import Quarantine, Replica, Rule, message_fault, signature_checks
 from consensus.checks import certificate_checks
 from consensus.effects import (
     Accuse,
@@ -30,26 +30,48 @@ from consensus.effects import (
     Send,
     SendAll,
     TimerId,
-    VotingMessage,
     signed_by,
 )
 from consensus.engine import Worth
 from consensus.events import (
-    BlockChecked,
-    BlockProposed,
     CaughtUp,
-    Event,
     HeightStarted,
-    LaneChanged,
     MessageReceived,
     QuorumRtt,
-    TimerFired,
+    VotingAllowed,
+    WorkPending,
 )
+from consensus.events import LaneChanged as CoreLaneChanged
+from consensus.events import TimerFired as CoreTimerFired
 from consensus.records import Record
+from node.bodies import Bodies, ProofResults, proposed
+from node.catchup import MAX_ANSWER_BLOCKS, MAX_ANSWER_BYTES, CatchUp
+from node.desk import Desk
+from node.duties import Duties
+from node.inputs import (
+    Heard,
+    Input,
+    LaneChanged,
+    NonceFound,
+    Offered,
+    OwnOffered,
+    ProofsChecked,
+    RoundTrip,
+    Signed,
+    Solved,
+    Started,
+    TimerFired,
+    VerdictsSigned,
+    Verified,
+    VotingOverridden,
+)
+from node.intake import Intake
+from node.verdicts import Verdicts
 from node.work import (
     Accused,
     Arm,
     BodyAnswer,
+    BodyParts,
     BodyRequest,
     ChainAnswer,
     ChainRequest,
@@ -57,243 +79,245 @@ from node.work import (
     ConsensusPayload,
     Disarm,
     Log,
+    Payer,
     Post,
-    Refusal,
+    Proposing,
     Seen,
     Sign,
     Stop,
-    Verify,
-    WaitId,
+    TransactionsPayload,
+    VerdictPayload,
     Work,
 )
-from state.claims import certificate_claims, known_verdicts
-from state.ledger import Ledger, ParentUnknown
-from state.scope import ClaimKey, SignatureClaim
+from state.claims import certificate_claims
+from state.ledger import HeightFacts, Ledger
+from state.mempool import Mempool
+from state.transactions import Candidate
 from state.transition import Applied, Proposal
-from trellis.block import Block, compact_body, decode_block, decode_compact_body
+from trellis.block import Block, decode_block
 from trellis.certificate import Certificate, decode_certificate
-from trellis.crypto.algorithms import SignatureCheck, VerifyMany
 from trellis.encoding import DecodeError
-from trellis.messages import Ballot, DecidedNotice, Message, ViewChange, decode_message, encode_message
-from trellis.receipt import certified_fault
-from trellis.transaction import Transaction
-from trellis.types import Address, Hash, Height
+from trellis.messages import Ballot, DecidedNotice, HeightNotice, Message, ViewChange, decode_message, encode_message
+from trellis.messages import Proposal as ProposalMessage
+from trellis.transaction import Data, Transaction, Transfer
+from trellis.types import Address, Height
 from trellis.validators import ValidatorSet
 from trellis.votes import VoteKind
-
-CATCH_UP_BLOCKS: Final = 64
-FETCH_RETRY_MS: Final = 60
-CATCH_UP_WAIT_MS: Final = 1_000
-MAX_PREPARERS: Final = 64
-"""Hashes whose PREPARE signers are remembered as sources of bodies; a flood of hashes evicts nothing else."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Heard:
-    """A message whose signatures are being verified."""
-
-    message: Message
-    sender: Address
-    main: int
-    """The first so many checks are the message's own; the rest are of a VIEW-CHANGE's certificate."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Claims:
-    """A block whose signatures are being verified."""
-
-    claims: tuple[SignatureClaim, ...]
-    effect: CheckBlock | None
-    block: Block
-
-
-@dataclass(slots=True)
-class _Want:
-    effect: CheckBlock | RequestBlock
-    sources: list[Address]
-    tried: int = 0
-    serial: int = 0
-
 
 Stored = Callable[[Height], tuple[bytes, bytes] | None]
 """A committed block and its certificate, as bytes, from the store."""
 
+NO_INNER_CLAIMS: Final = (Transfer, Data)
+"""Kinds that carry no signatures but their own: most of all transactions, so nobody looks for more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What the log kept."""
+
+    records: tuple[Record, ...]
+    blocks: tuple[Block, ...]
+    observing: bool
+    """Log or guard was lost, or one is older than the other: watch before voting."""
+
 
 class Engine:
-    """One node's state machine. `now_ms` comes with every call that needs the clock."""
+    """One node's state machine: `handle` is called with every input, and with the time at which it came."""
 
     def __init__(
-        self, me: Address, ledger: Ledger, stored: Stored, records: Iterable[Record], *, observing: bool
+        self,
+        me: Address,
+        ledger: Ledger,
+        pool: Mempool,
+        proofs: ProofResults,
+        stored: Stored,
+        restored: Restored,
+        *,
+        payer: Payer | None = None,
+        attests: bool = False,
     ) -> None:
+        """`proofs` is what the ledger checks proofs by. `attests`: there is a solver to ask."""
         self.me = me
         self.ledger = ledger
-        self.replica = Replica.restore(me, ledger.genesis.hash, records, observing=observing)
+        self.pool = pool
+        self.proofs = proofs
+        self.replica = Replica.restore(me, ledger.genesis.hash, restored.records, observing=restored.observing)
         self._stored = stored
-        self._events: deque[Event] = deque()
-        self._out: list[Work] = []
-        self._now_ms = 0
-        self._jobs: dict[int, _Heard | _Claims] = {}
-        self._next_job = 0
-        self._bodies: dict[Hash, Block] = {}
-        """Complete blocks of the height in progress."""
-        self._verdicts: dict[ClaimKey, bool] = {}
-        self._wants: dict[Hash, _Want] = {}
-        self._prepared_by: dict[Hash, list[Address]] = {}
+        self._desk = Desk()
+        self._verdicts = Verdicts(pool)
+        self.intake = Intake(self._desk, ledger, pool, self._verdicts)
+        self._bodies = Bodies(me, self._desk, ledger, self.intake, self._verdicts, self.proofs)
+        self._bodies.restore(restored.blocks)
+        self.catch_up = CatchUp(self._desk, ledger, self._verdicts, self.proofs, self._commit, self._caught_up)
+        self._duties = Duties(me, self._desk, ledger, pool, self._verdicts, payer, attests=attests)
         self._lanes: set[Address] = set()
-        self._catching_up = 0
-        self._serial = 0
+        self.heights: dict[Address, Height] = {}
+        """The highest height at which each validator was heard to vote, for operators."""
         self._parent: tuple[Block, Certificate] | None = None
         self._validators_before: ValidatorSet | None = None
         """V(tip), for certificates of the last committed block."""
+        self._facts = self._read_facts()
+        self._observing = restored.observing
+        self._quarantine: Quarantine | None = None
+        self._request: RequestBlock | None = None
+        """A fresh block that the core asked for, and that waits for its time."""
+        self._proposed_ms: int | None = None
+        self._work_told = 0
+        """The height whose work the core was told of."""
 
-    # What the runtime calls. Each answers with work, in the order in which it is to be done.
+    # The seam.
 
-    def start(self, now_ms: int, parent: tuple[Block, Certificate] | None) -> list[Work]:
-        """`parent`: the last committed block and the best certificate of it, where there is one."""
-        self._parent = parent
-        self._begin_height()
-        return self._run(now_ms)
-
-    def signed(self, message: VotingMessage, signature: bytes, now_ms: int) -> list[Work]:
-        """The answer to `Sign`: the complete message, which goes to all and comes back here."""
-        complete = signed_by(message, signature)
-        self._out.append(Post(None, ConsensusPayload(encode_message(complete))))
-        self._events.append(MessageReceived(complete, self.me))
-        return self._run(now_ms)
-
-    def heard(self, sender: Address, data: bytes, now_ms: int) -> list[Work]:
-        """Bytes from a validator's lane."""
-        try:
-            message = decode_message(data)
-        except DecodeError as fault:
-            self._refuse(sender, f"malformed: {fault.reason}")
-            return self._run(now_ms)
-        if self.replica.worth(message) is not Worth.NOTHING:
-            self._verify_message(message, sender)
-        return self._run(now_ms)
-
-    def verified(self, job: int, verdicts: list[bool], now_ms: int) -> list[Work]:
-        waiting = self._jobs.pop(job, None)
-        match waiting:
-            case _Heard():
-                self._message_verified(waiting, verdicts)
-            case _Claims():
-                self._claims_verified(waiting, verdicts)
-            case None:
-                pass
-            case _:
-                assert_never(waiting)
-        return self._run(now_ms)
-
-    def timer(self, timer: TimerId | WaitId, now_ms: int) -> list[Work]:
-        if isinstance(timer, TimerId):
-            self._events.append(TimerFired(timer))
-        elif timer.subject is not None:
-            self._fetch(timer.subject, timer.serial)
-        elif timer.serial == self._catching_up:
-            self._catching_up = 0
-            self._events.append(CaughtUp(self.ledger.tip.height))
-        return self._run(now_ms)
-
-    def lane(self, validator: Address, is_open: bool, now_ms: int) -> list[Work]:
-        (self._lanes.add if is_open else self._lanes.discard)(validator)
-        self._events.append(LaneChanged(validator, is_open))
-        return self._run(now_ms)
-
-    def round_trip(self, rtt_ms: int, now_ms: int) -> list[Work]:
-        self._events.append(QuorumRtt(rtt_ms))
-        return self._run(now_ms)
-
-    def body_requested(self, sender: Address, block_hash: Hash, now_ms: int) -> list[Work]:
-        block = self._bodies.get(block_hash)
-        if block is not None:
-            self._out.append(Post(sender, BodyAnswer(block.encode())))
-        return self._run(now_ms)
-
-    def body_arrived(self, sender: Address, data: bytes, now_ms: int) -> list[Work]:
-        try:
-            block = decode_block(data)
-        except DecodeError as fault:
-            self._refuse(sender, f"malformed body: {fault.reason}")
-            return self._run(now_ms)
-        want = self._wants.pop(block.hash, None)
-        if want is not None:
-            self._have_body(want.effect, block)
-        return self._run(now_ms)
-
-    def chain_requested(self, sender: Address, above: Height, now_ms: int) -> list[Work]:
-        blocks: list[tuple[bytes, bytes]] = []
-        while len(blocks) < CATCH_UP_BLOCKS and (kept := self._stored(Height(above + 1 + len(blocks)))) is not None:
-            blocks.append(kept)
-        if blocks:
-            self._out.append(Post(sender, ChainAnswer(tuple(blocks))))
-        return self._run(now_ms)
-
-    # The loop: events first, their effects in order, until nothing is left.
-
-    def _run(self, now_ms: int) -> list[Work]:
-        self._now_ms = now_ms
-        while self._events:
-            for effect in self.replica.step(self._events.popleft()):
+    def handle(self, given: Input, now_ms: int) -> list[Work]:
+        """Answers with work, in the order in which it is to be done."""
+        self._desk.now_ms = now_ms
+        self._take(given)
+        desk = self._desk
+        while desk.events:
+            for effect in self.replica.step(desk.events.popleft()):
                 self._do(effect)
-        work, self._out = self._out, []
+        work, desk.out = desk.out, []
         return work
 
+    def _take(self, given: Input) -> None:
+        desk = self._desk
+        match given:
+            case Heard():
+                self._heard(given.sender, given)
+            case Verified():
+                desk.verified(given.job, given.verdicts)
+                self._pool_changed()
+            case Signed():
+                complete = signed_by(given.message, given.signature)
+                is_proposal = isinstance(complete, ProposalMessage)
+                desk.out.append(Post(None, ConsensusPayload(encode_message(complete), is_proposal)))
+                desk.events.append(MessageReceived(complete, self.me))
+            case TimerFired():
+                if isinstance(given.timer, TimerId):
+                    desk.events.append(CoreTimerFired(given.timer))
+                else:
+                    desk.waited(given.timer)
+            case Offered():
+                self.intake.offer(given.ticket, given.transactions, push=given.from_client)
+            case LaneChanged():
+                (self._lanes.add if given.is_open else self._lanes.discard)(given.validator)
+                desk.events.append(CoreLaneChanged(given.validator, given.is_open))
+                if given.is_open:
+                    self._duties.lane_opened(given.validator)
+            case OwnOffered():
+                self._duties.signed()
+            case VerdictsSigned():
+                self._duties.verdicts_signed(given.batch, given.signature)
+            case Solved():
+                self._duties.solved(given.statement_id, given.verdict)
+            case RoundTrip():
+                desk.events.append(QuorumRtt(given.rtt_ms))
+            case ProofsChecked():
+                desk.proofs_checked(given.job, given.results)
+            case Started():
+                self._parent = given.parent
+                if self._observing:
+                    self._quarantine = Quarantine(self.me, self._facts.validators)
+                self._begin_height()
+                self._duties.restarted(self._stored_block)
+            case VotingOverridden():
+                self._allow_voting()
+            case NonceFound():
+                raise ValueError("a network that votes does not mine")
+            case _:
+                assert_never(given)
+
     def _do(self, effect: Effect) -> None:
+        out = self._desk.out
         match effect:
             case Persist():
-                self._out.append(Log(effect.record))
+                out.append(Log(effect.record))
             case Broadcast():
-                self._out.append(Sign(effect.message))
+                out.append(Sign(effect.message))
             case SendAll():
-                self._out.append(Post(None, ConsensusPayload(encode_message(effect.message))))
+                out.append(Post(None, _payload(effect.message)))
             case Send():
-                self._out.append(Post(effect.to, ConsensusPayload(encode_message(effect.message))))
+                out.append(Post(effect.to, _payload(effect.message)))
             case AnswerDecided():
-                self._answer(effect)
+                self._answer_decided(effect)
             case ArmTimer():
-                self._out.append(Arm(effect.timer, effect.delay_ms))
+                out.append(Arm(effect.timer, effect.delay_ms))
             case DisarmTimer():
-                self._out.append(Disarm(effect.kind))
+                out.append(Disarm(effect.kind))
             case RequestBlock():
                 self._make_block(effect)
             case CheckBlock():
-                self._check(effect)
+                self._bodies.check(effect)
             case Decide():
                 self._decide(effect)
             case RequestCatchUp():
-                self._catch_up()
+                self.catch_up.begin(effect.height, sorted(self._lanes))
             case Accuse():
-                self._out.append(Seen(Accused(effect.evidence)))
+                out.append(Seen(Accused(effect.evidence)))
+                self._duties.accuse(effect.evidence)
             case Halt():
-                self._out.append(Stop(f"broken invariant: {effect.reason}"))
+                out.append(Stop(f"broken invariant: {effect.reason}", effect.certificates))
             case Observe():
-                self._out.append(Seen(effect))
+                out.append(Seen(effect))
             case _:
                 assert_never(effect)
 
-    def _refuse(self, peer: Address, reason: str) -> None:
-        self._out.append(Seen(Refusal(peer, reason)))
+    # What validators send.
 
-    # Messages.
+    def _heard(self, sender: Address, given: Heard) -> None:
+        payload = given.payload
+        match payload:
+            case ConsensusPayload():
+                self._heard_message(sender, payload.data)
+            case VerdictPayload():
+                self._duties.heard(sender, payload)
+            case TransactionsPayload():
+                self.intake.pushed(sender, payload.transactions)
+            case BodyRequest():
+                self._bodies.requested(sender, payload)
+            case BodyAnswer():
+                self._bodies.arrived(sender, payload.block)
+            case BodyParts():
+                self._bodies.parts_arrived(sender, payload)
+            case ChainRequest():
+                self._chain_requested(sender, payload.above)
+            case ChainAnswer():
+                self.catch_up.arrived(sender, payload)
+            case _:
+                assert_never(payload)
 
-    def _verify_message(self, message: Message, sender: Address) -> None:
+    def _heard_message(self, sender: Address, data: bytes) -> None:
+        try:
+            message = decode_message(data)
+        except DecodeError as fault:
+            self._desk.refuse(sender, f"malformed message: {fault.reason}")
+            return
+        if self.replica.worth(message) is Worth.NOTHING:
+            return
         validators = self._set_for(message)
         if validators is None:
             return
-        fault = message_fault(message, validators)
-        if fault is not None:
-            self._refuse(sender, str(fault))
+        broken = message_fault(message, validators)
+        if broken is not None:
+            self._desk.refuse(sender, str(broken))
             return
         genesis_hash = self.ledger.genesis.hash
         checks = signature_checks(message, genesis_hash, validators)
-        main = len(checks)
+        own = len(checks)
         if isinstance(message, ViewChange):
             checks += certificate_checks(message, genesis_hash, validators) or ()
-        if not checks:
-            self._feed_message(message, sender)
-            return
-        self._ask(_Heard(message, sender, main), checks, urgent=True)
+
+        def verified(verdicts: Sequence[bool]) -> None:
+            if not all(verdicts[:own]):
+                self._desk.refuse(sender, str(Rule.BAD_SIGNATURE))
+                return
+            proven = len(verdicts) > own and all(verdicts[own:])
+            if isinstance(message, ViewChange) and message.prepared is not None and not proven:
+                # The vote counts; the certificate beside it proves nothing (rule C5).
+                self._feed(ViewChange(message.signed, None), sender)
+            else:
+                self._feed(message, sender)
+
+        self._desk.verify(checks, verified, urgent=True)
 
     def _set_for(self, message: Message) -> ValidatorSet | None:
         if isinstance(message, DecidedNotice) and message.certificate.height < self.replica.height:
@@ -302,232 +326,207 @@ class Engine:
             return None
         return self.replica.validators
 
-    def _message_verified(self, heard: _Heard, verdicts: list[bool]) -> None:
-        if not all(verdicts[: heard.main]):
-            self._refuse(heard.sender, str(Rule.BAD_SIGNATURE))
-            return
-        message = heard.message
-        if isinstance(message, ViewChange) and message.prepared is not None:
-            rest = verdicts[heard.main :]
-            if not rest or not all(rest):
-                message = ViewChange(message.signed, None)
-        self._feed_message(message, heard.sender)
-
-    def _feed_message(self, message: Message, sender: Address) -> None:
+    def _feed(self, message: Message, sender: Address) -> None:
         if isinstance(message, Ballot) and message.signed.vote.kind is VoteKind.PREPARE:
             block_hash = message.signed.vote.block_hash
-            if block_hash is not None and (block_hash in self._prepared_by or len(self._prepared_by) < MAX_PREPARERS):
-                self._prepared_by.setdefault(block_hash, []).append(message.signed.signer)
-        self._events.append(MessageReceived(message, sender))
+            if block_hash is not None:
+                self._bodies.prepared(block_hash, message.signed.signer)
+        if not isinstance(message, (DecidedNotice, HeightNotice)) and message.signed.signer == sender:
+            self.heights[sender] = max(message.signed.vote.height, self.heights.get(sender, Height(0)))
+        if self._quarantine is not None:
+            self._report(self._quarantine, message, sender)
+        self._desk.events.append(MessageReceived(message, sender))
 
-    def _ask(self, waiting: _Heard | _Claims, checks: tuple[SignatureCheck, ...], *, urgent: bool) -> None:
-        self._next_job += 1
-        self._jobs[self._next_job] = waiting
-        self._out.append(Verify(self._next_job, checks, urgent))
+    def _report(self, quarantine: Quarantine, message: Message, sender: Address) -> None:
+        """A certificate shows how far the sender is. So does a vote of its own: whoever votes at a height has the one
+        before it certified; it counts as far as this node's own certified chain reaches, so nobody can inflate it."""
+        match message:
+            case DecidedNotice():
+                quarantine.report(sender, message.certificate.height)
+            case Ballot() | ViewChange() | ProposalMessage():
+                certified = message.signed.vote.height - 1
+                if message.signed.signer == sender and certified <= self.ledger.tip.height:
+                    quarantine.report(sender, Height(certified))
+            case HeightNotice():
+                pass
+            case _:
+                assert_never(message)
 
-    def _answer(self, effect: AnswerDecided) -> None:
+    def _answer_decided(self, effect: AnswerDecided) -> None:
         kept = self._stored(effect.height)
         if kept is not None:
             notice = DecidedNotice(decode_certificate(kept[1]))
-            self._out.append(Post(effect.to, ConsensusPayload(encode_message(notice))))
+            self._desk.out.append(Post(effect.to, ConsensusPayload(encode_message(notice))))
 
-    # Blocks.
+    def _stored_block(self, height: Height) -> Block | None:
+        kept = self._stored(height)
+        return None if kept is None else decode_block(kept[0])
+
+    def _chain_requested(self, sender: Address, above: Height) -> None:
+        blocks: list[tuple[bytes, bytes]] = []
+        size = 0
+        while len(blocks) < MAX_ANSWER_BLOCKS:
+            kept = self._stored(Height(above + 1 + len(blocks)))
+            size += 0 if kept is None else len(kept[0]) + len(kept[1])
+            if kept is None or (blocks and size > MAX_ANSWER_BYTES):
+                break
+            blocks.append(kept)
+        if blocks:
+            self._desk.out.append(Post(sender, ChainAnswer(tuple(blocks))))
+
+    # Proposing.
+
+    def _pool_changed(self) -> None:
+        """Something was admitted, or verified: it may complete a body, and it may be work."""
+        self._bodies.retry()
+        self._tell_work(self.replica.height)
+
+    def _tell_work(self, height: Height) -> None:
+        if self._work_told == height or not len(self.pool):
+            return
+        self._work_told = height
+        self._desk.events.append(WorkPending(overdue=False))
+        # What is in the pool was handed to all validators when it was admitted.
+        self._desk.wait(self._facts.network.parameters.block_interval_ms, lambda: self._overdue(height))
+
+    def _overdue(self, height: Height) -> None:
+        if self.replica.height == height and len(self.pool):
+            self._desk.events.append(WorkPending(overdue=True))
 
     def _make_block(self, effect: RequestBlock) -> None:
-        tip = self.ledger.tip
-        if effect.height != tip.height + 1:
+        if effect.height != self.ledger.tip.height + 1:
             return
         if effect.block_hash is not None:
             block = self._bodies.get(effect.block_hash)
-            if block is None:
-                self._want(effect.block_hash, effect, [])
+            if block is not None and self.ledger.applied(effect.block_hash) is not None:
+                self._desk.events.append(proposed(effect, block, self.ledger.genesis.hash))
             else:
-                self._propose(effect, block)
+                self._bodies.bring(effect, effect.block_hash, self.replica.validators)
             return
-        if not effect.urgent:
+        self._request = effect
+        wait_ms = 0 if effect.urgent else self._until_next_block()
+        if wait_ms:
+            self._desk.wait(wait_ms, lambda: self._build(effect))
+        else:
+            self._build(effect)
+
+    def _until_next_block(self) -> int:
+        """At most one block an interval, unless one is overdue; the first after a pause goes at once."""
+        if self._proposed_ms is None:
+            return 0
+        next_ms = self._proposed_ms + self._facts.network.parameters.block_interval_ms
+        return max(0, next_ms - self._desk.now_ms)
+
+    def _build(self, effect: RequestBlock) -> None:
+        if self._request is not effect or effect.height != self.ledger.tip.height + 1:
             return
+        offered = self.pool.select(self._facts.network)
+        inner = [each for each in offered if not isinstance(each.parsed.kind, NO_INNER_CLAIMS)]
+        claims = self._verdicts.unknown(
+            claim
+            for each in inner
+            for claim in Candidate(each, self.ledger.state, self.intake.terms).claims(self.ledger.state)
+        )
+        if claims:
+
+            def learnt(verdicts: Sequence[bool]) -> None:
+                self._verdicts.learn(claims, verdicts)
+                self._build(effect)
+
+            self._desk.verify([check for claim in claims for check in claim.checks], learnt, urgent=True)
+            return
+        self._request = None
+        self._propose(effect, offered)
+
+    def _propose(self, effect: RequestBlock, offered: Iterable[Transaction]) -> None:
         certificate = effect.parent_certificate
         if certificate is not None:
-            self._trust_certificate(certificate)
-        timestamp_ms = max(self.ledger.head.timestamp_ms + 1, self._now_ms)
+            # The replica gives out only what was verified before it got there.
+            self._verdicts.trust(certificate_claims(certificate, self.ledger.genesis.hash, self._validators_before))
+        self._proposed_ms = self._desk.now_ms
+        timestamp_ms = max(self.ledger.head.timestamp_ms + 1, self._desk.now_ms)
         proposal = Proposal(self.me, effect.view, timestamp_ms, certificate)
-        built = self.ledger.propose(proposal, (), known_verdicts(self._verdicts))
-        self._bodies[built.applied.block.hash] = built.applied.block
-        self._propose(effect, built.applied.block)
-
-    def _propose(self, effect: RequestBlock, block: Block) -> None:
-        body = compact_body(block.transactions, self.ledger.genesis.hash)
-        event = BlockProposed(effect.height, effect.view, block.header, block.parent_certificate, body)
-        self._events.append(event)
-
-    def _trust_certificate(self, certificate: Certificate) -> None:
-        """Certificates that the replica hands out were verified before they reached it."""
-        for claim in certificate_claims(certificate, self.ledger.genesis.hash, self._validators_before):
-            self._verdicts[claim.key] = True
-
-    def _check(self, effect: CheckBlock) -> None:
-        if effect.height != self.ledger.tip.height + 1:
-            return
-        block = self._bodies.get(effect.block_hash)
-        if block is None and effect.proposal is not None:
-            block = self._complete(effect)
-        if block is not None:
-            self._have_body(effect, block)
-            return
-        sources = [] if effect.proposal is None else [effect.proposal.signed.signer]
-        self._want(effect.block_hash, effect, sources)
-
-    def _complete(self, effect: CheckBlock) -> Block | None:
-        """The block of a compact proposal, if every transaction it names is known here."""
-        proposal = effect.proposal
-        if proposal is None:
-            return None
-        try:
-            entries = decode_compact_body(proposal.body, self.ledger.genesis.parameters.max_block_bytes)
-        except DecodeError:
-            return None
-        transactions: tuple[Transaction, ...] = ()
-        return None if entries else Block(proposal.header, proposal.parent_certificate, transactions)
-
-    def _have_body(self, effect: CheckBlock | RequestBlock, block: Block) -> None:
-        claims = tuple(claim for claim in self.ledger.claims(block) if claim.key not in self._verdicts)
-        check = effect if isinstance(effect, CheckBlock) else None
-        waiting = _Claims(claims, check, block)
-        if isinstance(effect, RequestBlock):
-            self._bodies[block.hash] = block
-            self._propose(effect, block)
-            return
-        if claims:
-            self._ask(waiting, tuple(check for claim in claims for check in claim.checks), urgent=True)
-        else:
-            self._claims_verified(waiting, [])
-
-    def _claims_verified(self, waiting: _Claims, verdicts: list[bool]) -> None:
-        at = 0
-        for claim in waiting.claims:
-            self._verdicts[claim.key] = all(verdicts[at : at + len(claim.checks)])
-            at += len(claim.checks)
-        effect = waiting.effect
-        if effect is None or effect.height != self.ledger.tip.height + 1:
-            return
-        result = self.ledger.execute(waiting.block, known_verdicts(self._verdicts))
-        valid = isinstance(result, Applied)
-        if valid and effect.fresh:
-            drift_ms = self.ledger.genesis.parameters.clock_drift_ms
-            valid = waiting.block.header.timestamp_ms <= self._now_ms + drift_ms
-        if isinstance(result, Applied):
-            self._bodies[waiting.block.hash] = waiting.block
-        elif isinstance(result, ParentUnknown):
-            return
-        else:
-            self._refuse(waiting.block.header.proposer, f"invalid block: {result.reason}")
-        self._events.append(BlockChecked(effect.height, effect.view, effect.block_hash, valid))
-
-    def _want(self, block_hash: Hash, effect: CheckBlock | RequestBlock, sources: list[Address]) -> None:
-        if isinstance(effect, RequestBlock) and effect.prepared is not None:
-            sources = [*sources, *effect.prepared.signer_addresses(self.replica.validators)]
-        known = self._wants.get(block_hash)
-        self._wants[block_hash] = _Want(effect, sources, serial=0 if known is None else known.serial)
-        if known is None:
-            self._fetch(block_hash, 0)
-
-    def _fetch(self, block_hash: Hash, serial: int) -> None:
-        want = self._wants.get(block_hash)
-        if want is None or want.serial != serial:
-            return
-        sources = [*dict.fromkeys([*want.sources, *self._prepared_by.get(block_hash, [])])]
-        sources = [address for address in sources if address != self.me]
-        if sources:
-            self._out.append(Post(sources[want.tried % len(sources)], BodyRequest(block_hash)))
-            want.tried += 1
-        want.serial += 1
-        self._out.append(Arm(WaitId("body", block_hash, want.serial), FETCH_RETRY_MS))
+        built = self.ledger.propose(proposal, offered, self._verdicts)
+        self.pool.dropped(built.dropped, self.ledger.genesis.hash)
+        block = built.applied.block
+        self._bodies.keep(block)
+        self._desk.out.append(Seen(Proposing(effect.height, block.hash, len(block.transactions))))
+        self._desk.events.append(proposed(effect, block, self.ledger.genesis.hash))
 
     # The chain.
 
     def _decide(self, effect: Decide) -> None:
         if effect.height != self.ledger.tip.height + 1:
             return
-        block = self._bodies[effect.block_hash]
+        block = self._bodies.get(effect.block_hash)
+        if block is None:
+            self._desk.out.append(Stop("broken invariant: a block was decided whose body is not here"))
+            return
         if self.ledger.applied(effect.block_hash) is None:
-            result = self.ledger.execute(block, known_verdicts(self._verdicts))
+            result = self.ledger.execute(block, self._verdicts)
             if not isinstance(result, Applied):
-                self._out.append(Stop(f"a decided block does not execute: {result}"))
+                self._desk.out.append(Stop(f"broken invariant: a decided block does not execute: {result}"))
                 return
         self._commit(block, effect.certificate)
         self._begin_height()
 
     def _commit(self, block: Block, certificate: Certificate) -> None:
-        self._validators_before = self.ledger_validators()
-        self.ledger.commit(block.hash, certificate)
+        self._validators_before = self._facts.validators
+        done = self.ledger.commit(block.hash, certificate)
         self._parent = (block, certificate)
-        self._bodies.clear()
-        self._wants.clear()
-        self._prepared_by.clear()
-        self._verdicts.clear()
-        header = block.header
-        signers = len(certificate.signatures)
-        self._out.append(Seen(Committed(header.height, block.hash, certificate.view, len(block.transactions), signers)))
+        self._bodies.height_over()
+        self._verdicts.height_over()
+        self.proofs.height_over()
+        self._request = None
+        self._facts = self._read_facts()
+        self.pool.committed(block.transactions, self.ledger.state, self.intake.terms)
+        self._desk.out.append(Seen(Committed(block.header.height, block.hash, certificate, done)))
+        self._duties.committed(block)
+        if self._quarantine is not None and self._quarantine.is_over(block.header.height):
+            self._allow_voting()
 
-    def ledger_validators(self) -> ValidatorSet:
-        """V(tip + 1): of the height in progress."""
+    def _allow_voting(self) -> None:
+        self._quarantine = None
+        self._observing = False
+        self._desk.events.append(VotingAllowed())
+
+    @property
+    def observing(self) -> bool:
+        """Whether this validator watches before it votes again."""
+        return self._observing
+
+    @property
+    def observing_until(self) -> Height:
+        """The height after whose block it votes again; 0 while that is not known, or it does not observe."""
+        target = None if self._quarantine is None else self._quarantine.target
+        return Height(0) if target is None else target
+
+    @property
+    def facts(self) -> HeightFacts:
+        """Of the height in progress."""
+        return self._facts
+
+    def _read_facts(self) -> HeightFacts:
         facts = self.ledger.facts_after(self.ledger.tip.block_hash)
         if facts is None:
             raise RuntimeError("broken invariant: the head has no state")
-        return facts.validators
+        return facts
 
     def _begin_height(self) -> None:
-        facts = self.ledger.facts_after(self.ledger.tip.block_hash)
-        if facts is None:
-            raise RuntimeError("broken invariant: the head has no state")
+        facts = self._facts
         if self._validators_before is None:
             self._validators_before = facts.validators
         certificate = self._parent[1] if self._parent is not None else None
-        self._events.append(
+        self._desk.events.append(
             HeightStarted(facts.height, facts.validators, facts.schedule, facts.network.parameters, certificate)
         )
+        self._tell_work(facts.height)
 
-    # Catching up.
-
-    def _catch_up(self) -> None:
-        if self._catching_up:
-            return
-        self._serial += 1
-        self._catching_up = self._serial
-        lanes = sorted(self._lanes)
-        if lanes:
-            self._out.append(Post(lanes[self._serial % len(lanes)], ChainRequest(self.ledger.tip.height)))
-        self._out.append(Arm(WaitId("chain", None, self._serial), CATCH_UP_WAIT_MS))
-
-    def chain_arrived(self, sender: Address, answer: ChainAnswer, now_ms: int, verify: VerifyMany) -> list[Work]:
-        """Blocks above the tip, each with its certificate, verified as they come."""
-        if not self._catching_up:
-            return []
-        before = self.ledger.tip.height
-        for data, raw in answer.blocks:
-            if not self._adopt(sender, data, raw, verify):
-                break
-        self._catching_up = 0
-        self._events.append(CaughtUp(self.ledger.tip.height))
-        if self.ledger.tip.height > before:
+    def _caught_up(self, grown: bool) -> None:
+        self._desk.events.append(CaughtUp(self.ledger.tip.height))
+        if grown:
             self._begin_height()
-        return self._run(now_ms)
 
-    def _adopt(self, sender: Address, data: bytes, raw: bytes, verify: VerifyMany) -> bool:
-        try:
-            block, certificate = decode_block(data), decode_certificate(raw)
-        except DecodeError as fault:
-            self._refuse(sender, f"malformed chain: {fault.reason}")
-            return False
-        if block.header.height != self.ledger.tip.height + 1:
-            return block.header.height <= self.ledger.tip.height
-        if certified_fault(block.header, certificate, self.ledger_validators(), verify) is not None:
-            self._refuse(sender, "uncertified chain")
-            return False
-        for claim in self.ledger.claims(block):
-            self._verdicts[claim.key] = all(verify(list(claim.checks)))
-        if not isinstance(self.ledger.execute(block, known_verdicts(self._verdicts)), Applied):
-            self._refuse(sender, "invalid chain")
-            return False
-        self._commit(block, certificate)
-        return True
+
+def _payload(message: Message) -> ConsensusPayload:
+    return ConsensusPayload(encode_message(message), isinstance(message, ProposalMessage))

@@ -18,6 +18,7 @@ from trellis.types import Address
 CONFIG_NAME: Final = "trellis.toml"
 STORE_NAME: Final = "store"
 LOG_NAME: Final = "log"
+SNAPSHOTS_NAME: Final = "snapshots"
 
 
 class HomeFault(Exception):
@@ -33,18 +34,27 @@ class Home:
     account: Address
     consensus_key: SigningKey
     network_key: SigningKey
+    payer_key: SigningKey | None
 
     @property
     def config(self) -> Config:
         return self.loaded.config
 
     @property
+    def data_directory(self) -> Path:
+        return self.loaded.path(self.config.node.data_dir)
+
+    @property
     def store_directory(self) -> Path:
-        return self.loaded.path(self.config.node.data_dir) / STORE_NAME
+        return self.data_directory / STORE_NAME
 
     @property
     def log_directory(self) -> Path:
-        return self.loaded.path(self.config.node.data_dir) / LOG_NAME
+        return self.data_directory / LOG_NAME
+
+    @property
+    def snapshot_directory(self) -> Path:
+        return self.data_directory / SNAPSHOTS_NAME
 
     @property
     def guard_directory(self) -> Path:
@@ -83,6 +93,7 @@ def open_home(directory: Path, environment: dict[str, str]) -> Home:
         account=account,
         consensus_key=_unlock(loaded.path(node.consensus_key), password),
         network_key=_unlock(loaded.path(node.network_key), password),
+        payer_key=_unlock(loaded.path(node.payer_key), password) if node.payer_key else None,
     )
 
 

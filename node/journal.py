@@ -1,7 +1,8 @@
-"""What must survive a crash beside the store: the write-ahead log and the sign guard.
+"""What must survive a crash beside the store: the write-ahead log, with the bodies of blocks, and the sign guard.
 
 The log is two files used in turn: a height begins in the other file, so what the height before left is still there
-until the new beginning is durable. A frame is u32 length ‖ u32 crc32 ‖ record; a torn tail ends the log.
+until the new beginning is durable. A frame is u32 length ‖ u32 crc32 ‖ record; a torn tail ends the log. What begins
+with `BODY_MARK` is a block of that height.
 
 The guard lies in a directory of its own, ideally on another disk: two slots used in turn, each counter u64 ‖ crc32 ‖
 state, so that a torn write leaves the slot before it.
@@ -18,6 +19,7 @@ from zlib import crc32
 from consensus.guard import GUARD_BYTES, SignGuard, decode_sign_guard
 from consensus.records import MAX_RECORD_BYTES, HeightBegun, Record, decode_record, encode_record
 from state.store.files import REAL_FILES, DurableFile, Files, make_durable_directory
+from trellis.block import MAX_ENCODED_BLOCK_BYTES, Block, decode_block
 from trellis.encoding import DecodeError
 from trellis.types import Hash
 from trellis.votes import Vote
@@ -33,6 +35,11 @@ _SLOT_BYTES: Final = 512
 """One sector each: a torn write of one slot cannot touch the other."""
 
 
+BODY_MARK: Final = 0xB0
+"""No kind of the core's records has this number."""
+_MAX_FRAME_BYTES: Final = max(MAX_RECORD_BYTES, 1 + MAX_ENCODED_BLOCK_BYTES)
+
+
 class JournalFault(Exception):
     """The log or guard holds what this software never wrote; the message names the file and what to do."""
 
@@ -41,6 +48,7 @@ class JournalFault(Exception):
 class _Half:
     file: DurableFile
     records: list[Record]
+    bodies: list[Block]
 
 
 class Journal:
@@ -62,11 +70,21 @@ class Journal:
         older, newer = self._halves[1 - self._current], self._halves[self._current]
         return [*older.records, *newer.records]
 
+    def bodies(self) -> list[Block]:
+        """Of the height in progress; and of the one before, unless the height in progress began after it."""
+        return [*self._halves[1 - self._current].bodies, *self._halves[self._current].bodies]
+
     def append(self, record: Record) -> None:
         if isinstance(record, HeightBegun):
             self._current = 1 - self._current
             self._halves[self._current].file.seek(0)
-        data = encode_record(record)
+        self._append(encode_record(record))
+
+    def append_body(self, block: bytes) -> None:
+        """A body that is PREPAREd must be servable after a crash."""
+        self._append(bytes((BODY_MARK,)) + block)
+
+    def _append(self, data: bytes) -> None:
         # Zeros follow, so that what an earlier height left behind this frame can never pass for its continuation.
         frame = len(data).to_bytes(4, "big") + crc32(data).to_bytes(4, "big") + data
         half = self._halves[self._current].file
@@ -90,10 +108,15 @@ def _begun_height(records: list[Record]) -> int:
 
 
 def _open(file: DurableFile) -> _Half:
-    at, records = 0, []
+    at = 0
+    records: list[Record] = []
+    bodies: list[Block] = []
     for data, end in _frames(file):
         try:
-            records.append(decode_record(data))
+            if data[0] == BODY_MARK:
+                bodies.append(decode_block(data[1:]))
+            else:
+                records.append(decode_record(data))
         except DecodeError as fault:
             raise JournalFault(
                 f"{file.path}: a record with a right checksum is none of ours ({fault}): restore the file, or move it "
@@ -101,7 +124,7 @@ def _open(file: DurableFile) -> _Half:
             ) from fault
         at = end
     file.seek(at)
-    return _Half(file, records)
+    return _Half(file, records, bodies)
 
 
 def _frames(file: DurableFile) -> Iterator[tuple[bytes, int]]:
@@ -112,7 +135,7 @@ def _frames(file: DurableFile) -> Iterator[tuple[bytes, int]]:
         if len(head) < _FRAME_HEAD:
             return
         size = int.from_bytes(head[:4], "big")
-        if not 0 < size <= MAX_RECORD_BYTES:
+        if not 0 < size <= _MAX_FRAME_BYTES:
             return
         data = file.read_at(at + _FRAME_HEAD, size)
         if len(data) < size or crc32(data) != int.from_bytes(head[4:], "big"):

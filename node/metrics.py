@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 FINALITY_BUCKETS_MS: Final = (10, 50, 100, 200, 300, 400, 500, 750, 1_000, 2_000, 5_000)
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -20,10 +20,18 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.samplers: list[Callable[[], None]] = []
+        """Called before each exposition: they set the gauges of what is cheaper to read than to follow."""
         self._consensus()
         self._ledger()
         self._network()
         self._control()
+
+    def exposition(self) -> bytes:
+        """Everything, as of this moment, in the text format that Prometheus scrapes."""
+        for sample in self.samplers:
+            sample()
+        return generate_latest(self.registry)
 
     def _counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Counter:
         # prometheus_client adds "_total" by itself, and the names in the documents have it.
@@ -95,3 +103,6 @@ class Metrics:
     def _control(self) -> None:
         self.grpc_requests = self._counter("grpc_requests_total", "Calls, by method and code.", ["method", "code"])
         self.grpc_seconds = self._histogram("grpc_request_seconds", "Seconds a call took, by method.", ["method"])
+        self.signature_checks = self._counter(
+            "node_signature_checks_total", "Signatures given to the verifier, by what was signed.", ["purpose"]
+        )

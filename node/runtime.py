@@ -5,110 +5,126 @@ Any task of the node that ends by an exception ends the process: there is no hal
 
 from __future__ import annotations
 
+import secrets
+import subprocess
+import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, assert_never
+from typing import TYPE_CHECKING, Final, assert_never
 
 import structlog
 import trio
 
-from consensus.effects import Observe, TimerId, TimerKind
-from consensus.guard import Quarantine
-from node.engine import Engine
+from consensus.effects import Observe
+from node.bodies import ProofResults
+from node.engine import Engine, Restored
 from node.home import Home
+from node.inputs import (
+    Heard,
+    Input,
+    LaneChanged,
+    NonceFound,
+    Offered,
+    OwnOffered,
+    ProofsChecked,
+    RoundTrip,
+    Signed,
+    Solved,
+    Started,
+    TimerFired,
+    VerdictsSigned,
+    Verified,
+    VotingOverridden,
+)
 from node.journal import GuardFile, Journal
-from node.lanes import Lane, read_frames
 from node.metrics import Metrics
+from node.payloads import decode_payload, encode_payload, message_id
+from node.peering import Peering
+from node.pow_node import PowNode
+from node.timers import Timers
 from node.work import (
     Accused,
+    Admission,
+    Announce,
+    Answer,
     Arm,
-    BodyAnswer,
-    BodyRequest,
-    ChainAnswer,
-    ChainRequest,
+    CheckProofs,
     Committed,
     ConsensusPayload,
     Disarm,
+    Keep,
     Log,
-    Payload,
+    Mine,
+    Payer,
     Post,
+    Proposing,
     Refusal,
     Seen,
     Sign,
+    SignTransaction,
+    SignVerdicts,
+    Solve,
     Stop,
     Verify,
-    WaitId,
     Work,
 )
+from p2p.book import PeerBook
 from p2p.dialing import PeerAddress
 from p2p.handshake import LocalIdentity, Network
 from p2p.host import Host, HostConfig
-from p2p.streams import Stream
+from p2p.lanes import Lanes
+from state.commitment.versions import CommittedState, SpeculativeState
 from state.genesis_state import genesis_changes
 from state.ledger import Ledger
-from state.store.chain import ChainStore, create_chain, load_chain
+from state.mempool import Mempool, PoolLimits, decode_pool
+from state.scope import Slash
+from state.store.chain import BlockRecord, ChainStore, create_chain, load_chain
 from state.store.errors import StoreMissingError
 from state.store.lmdb_store import LmdbStore
-from state.store.rows import ChainIdentity
+from state.store.pruning import Retention
+from state.store.rows import ChainIdentity, Tip
+from state.workers.proof_pool import ProofJob, ProofPool
+from state.workers.z3_pool import Z3Pool, Z3Verdict
+from trellis.address import address_of
 from trellis.block import Block
 from trellis.certificate import Certificate
 from trellis.constants import Context
-from trellis.crypto.schemes import verify_all
-from trellis.crypto.verifier import Batch, Verifier, VerifierError
-from trellis.encoding import DecodeError, Reader, Writer, decode_whole
-from trellis.evidence import encode_evidence
+from trellis.crypto.schemes import SigningKey
+from trellis.crypto.verifier import Batch, QueueFull, Verifier, VerifierError
+from trellis.encoding import DecodeError
+from trellis.evidence import Evidence, encode_evidence
+from trellis.genesis import EngineKind
 from trellis.messages import Ballot, Proposal
+from trellis.parameters import Parameters
 from trellis.peerid import parse_peer_id
+from trellis.records import AttestedVerdict
+from trellis.transaction import KIND_NAMES, Transaction, signing_bytes
 from trellis.types import Address, Hash, Height, PeerId
 from trellis.votes import VoteKind
-from trellis.wire import MAX_FRAME_PAYLOAD_BYTES, Frame, MessageId
+from trellis.wire import Frame
 
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
+
+MIN_UNDO_BLOCKS: Final = 16
 RTT_PERIOD_S: Final = 1.0
-_KINDS: Final = {
-    ConsensusPayload: MessageId.CONSENSUS,
-    BodyRequest: MessageId.BODY_REQUEST,
-    BodyAnswer: MessageId.BODY_RESPONSE,
-    ChainRequest: MessageId.GET_BLOCKS,
-    ChainAnswer: MessageId.BLOCKS,
-}
+MAX_UNHANDLED: Final = 512
+"""Frames of one validator that wait for the engine: its lane is not read while there are more, so a flooder fills its
+own pipe and nothing else."""
+MAX_AWAITED: Final = 256
+"""Blocks whose finality is timed; leftovers of failed views go, the oldest first."""
+POOL_FILE: Final = "mempool"
+BOOK_FILE: Final = "peers"
+
+
+_ATTESTED: Final = {Z3Verdict.UNSAT: AttestedVerdict.PROVEN, Z3Verdict.SAT: AttestedVerdict.REFUTED}
+"""A statement is proven when its negation, which is what is asked, has no model. An abstention is no verdict."""
 
 
 class NodeStopped(Exception):
     """The node stopped itself: a broken invariant. The message is the last line of its log."""
-
-
-def protocol_name(genesis_hash: Hash) -> str:
-    return f"/trellis/{genesis_hash[:4].hex()}/consensus/1"
-
-
-def encode_payload(payload: Payload) -> bytes:
-    match payload:
-        case ConsensusPayload():
-            return payload.data
-        case BodyRequest():
-            return payload.block_hash
-        case BodyAnswer():
-            return payload.block
-        case ChainRequest():
-            return payload.above.to_bytes(8, "big")
-        case ChainAnswer():
-            writer = Writer().u32(len(payload.blocks))
-            for block, certificate in payload.blocks:
-                writer.lp(block).lp(certificate)
-            return writer.done()
-        case _:
-            assert_never(payload)
-
-
-def decode_chain_answer(data: bytes) -> ChainAnswer:
-    def read(reader: Reader) -> ChainAnswer:
-        number = reader.count("blocks", 1_024, 8)
-        most = MAX_FRAME_PAYLOAD_BYTES
-        return ChainAnswer(tuple((reader.lp("block", most), reader.lp("certificate", most)) for _ in range(number)))
-
-    return decode_whole(data, "blocks", MAX_FRAME_PAYLOAD_BYTES, read)
 
 
 @dataclass(slots=True)
@@ -128,9 +144,9 @@ def open_node(home: Home) -> Opened:
     identity = ChainIdentity(genesis.hash, genesis.parameters.state_buckets_log2)
     store = LmdbStore(home.store_directory)
     try:
-        chain = load_chain(store, identity)
+        chain = load_chain(store, identity, retention=retention_of(home))
     except StoreMissingError:
-        chain = create_chain(store, identity, genesis_changes(genesis))
+        chain = create_chain(store, identity, genesis_changes(genesis), retention=retention_of(home))
     journal = Journal(home.log_directory)
     guard = GuardFile(home.guard_directory, genesis.hash)
     fresh = chain.tip.height == 0 and journal.was_missing and guard.was_missing
@@ -138,6 +154,43 @@ def open_node(home: Home) -> Opened:
     newest = max((record.height for record in journal.records()), default=Height(0))
     older = guard.guard.height > newest
     return Opened(chain, store, journal, guard, observing=not fresh and (missing or older))
+
+
+class _TimedChain:
+    """The store as the ledger sees it; how long a commit takes is measured here, where there is a clock."""
+
+    def __init__(self, chain: ChainStore, metrics: Metrics) -> None:
+        self._chain = chain
+        self._metrics = metrics
+
+    @property
+    def tip(self) -> Tip:
+        return self._chain.tip
+
+    @property
+    def state(self) -> CommittedState:
+        return self._chain.state
+
+    def commit(self, version: SpeculativeState, record: BlockRecord) -> Tip:
+        with self._metrics.commit_seconds.time():
+            return self._chain.commit(version, record)
+
+    def rollback(self, blocks: int = 1, consensus: bytes | None = None) -> Tip:
+        return self._chain.rollback(blocks, consensus)
+
+
+def retention_of(home: Home) -> Retention:
+    """What the configuration keeps; a chain that may be reorganised keeps what undoing needs."""
+    undo = MIN_UNDO_BLOCKS
+    if home.genesis.engine is EngineKind.POW:
+        undo = max(undo, home.genesis.parameters.pow_confirmations + 2)
+    keep = home.config.node.keep_heights
+    kept = max(keep, undo, 1) if keep else None
+    return Retention(bodies=kept, results=kept, undo_blocks=undo)
+
+
+OnCommitted = Callable[[Committed, int], None]
+"""Also told how many milliseconds passed since the proposal was accepted here; 0 if it never was."""
 
 
 class Runtime:
@@ -149,31 +202,75 @@ class Runtime:
         self.metrics = metrics
         self.log = structlog.get_logger().bind(node=home.config.node.moniker or "node")
         self._genesis_hash = home.genesis.hash
-        self.ledger = Ledger(home.genesis, opened.chain)
-        self.engine = Engine(
+        proofs = ProofResults()
+        self.ledger = Ledger(home.genesis, _TimedChain(opened.chain, metrics), check=proofs)
+        mempool = home.config.mempool
+        self.pool = Mempool(PoolLimits(max_count=mempool.max_transactions, max_bytes=mempool.max_bytes))
+        metrics.mempool_transactions.set_function(lambda: len(self.pool) - self.pool.proofs)
+        metrics.mempool_bytes.set_function(lambda: self.pool.size_bytes)
+        metrics.mempool_proofs.set_function(lambda: self.pool.proofs)
+        self.engine: Engine | PowNode = self._make_engine(proofs)
+        self._book = PeerBook(home.data_directory / BOOK_FILE, self._genesis_hash, now_ms)
+        self._address_of: dict[PeerId, Address] = {}
+        self._peer_of: dict[Address, PeerId] = {}
+        self.open_lanes: set[Address] = set()
+        self._inbox: deque[Input] = deque()
+        self._unhandled: Counter[Address] = Counter()
+        self._drained = trio.Event()
+        self._news = trio.Event()
+        self._deferred: deque[Verify] = deque()
+        self._tickets: dict[int, Callable[[tuple[Admission, ...]], None]] = {}
+        self._next_ticket = 0
+        self._awaited: dict[Hash, float] = {}
+        self._last_commit_s: float | None = None
+        self.verified: Counter[bytes] = Counter()
+        """Signatures given to the verifier, by the context they were made in."""
+        self._timers = Timers(lambda timer: self.take(TimerFired(timer)))
+        self._proof_pool: ProofPool | None = None
+        self._solver: Z3Pool | None = None
+        self._searches, self._sought = trio.open_memory_channel[Mine](MAX_UNHANDLED)
+        self._committed: list[OnCommitted] = []
+        self.evidence: dict[bytes, Evidence] = {}
+        """Accusations by their encoding; those that the chain has punished go."""
+        self.view_changes = 0
+
+    def _make_engine(self, proofs: ProofResults) -> Engine | PowNode:
+        home, opened = self.home, self.opened
+        if home.genesis.engine is EngineKind.POW:
+            mines = home.config.node.validator
+            return PowNode(home.account, self.ledger, self.pool, proofs, self._stored_block, mines=mines)
+        restored = Restored(tuple(opened.journal.records()), tuple(opened.journal.bodies()), opened.observing)
+        return Engine(
             home.account,
             self.ledger,
+            self.pool,
+            proofs,
             self._stored,
-            opened.journal.records(),
-            observing=opened.observing,
+            restored,
+            payer=_payer_of(home.payer_key),
+            attests=home.config.proofs.attest,
         )
-        self._quarantine: Quarantine | None = None
-        self._timers: dict[TimerKind, tuple[TimerId, trio.CancelScope]] = {}
-        self._lanes: dict[Address, Lane] = {}
-        self._inbox: deque[Callable[[], list[Work]]] = deque()
-        self._news = trio.Event()
-        self._address_of: dict[PeerId, Address] = {
-            member.network_id: member.address for member in home.genesis.validators.members
-        }
+
+    @property
+    def parameters(self) -> Parameters:
+        return self.engine.facts.network.parameters
+
+    def on_committed(self, callback: OnCommitted) -> None:
+        """Called after each block, when it is durable and the pool knows. Must return at once."""
+        self._committed.append(callback)
 
     def _stored(self, height: Height) -> tuple[bytes, bytes] | None:
         with self.opened.chain.read() as reader:
             block, certificate = reader.block_bytes(height), reader.certificate_bytes(height)
         return None if block is None or not certificate else (block, certificate)
 
+    def _stored_block(self, height: Height) -> Block | None:
+        with self.opened.chain.read() as reader:
+            return reader.block(height)
+
     def _parent(self) -> tuple[Block, Certificate] | None:
         height = self.opened.chain.tip.height
-        if height == 0:
+        if height == 0 or self.home.genesis.engine is EngineKind.POW:
             return None
         with self.opened.chain.read() as reader:
             block, certificate = reader.block(height), reader.certificate(height)
@@ -181,24 +278,27 @@ class Runtime:
             raise NodeStopped(f"the store has no block {height}, its own tip")
         return block, certificate
 
-    async def run(self, started: Callable[[Host], None] | None = None) -> None:
-        """Until cancelled. Raises what stopped the node."""
-        host = Host(self._host_config())
-        host.serve(protocol_name(self._genesis_hash), self._serve_lane)
-        with Verifier(self.home.config.node.verify_workers) as verifier:
-            self._verifier = verifier
+    # Running.
+
+    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until cancelled. Raises what stopped the node. Call `close` afterwards."""
+        self.host = host = Host(self._host_config())
+        self.lanes = Lanes(host, self._genesis_hash, self._frame, self._lane_changed, gate=self._gate)
+        self.peering = Peering(host, self._book, lambda: self._address_of, self._height_of, now_ms)
+        self._know_validators()
+        with Verifier(self.home.config.node.verify_workers) as self._verifier:
             async with host.run(), trio.open_nursery() as nursery:
                 self._nursery = nursery
                 self._token = trio.lowlevel.current_trio_token()
-                self._host = host
-                for member in self.home.genesis.validators.members:
-                    if member.address != self.home.account:
-                        self._open_lane(member.address, member.network_id)
+                nursery.start_soon(self._timers.run)
+                nursery.start_soon(self.lanes.run)
                 nursery.start_soon(self._measure)
-                if started is not None:
-                    started(host)
+                if self.home.genesis.engine is EngineKind.POW:
+                    nursery.start_soon(self._run_miner)
                 self.log.info("started", height=self.opened.chain.tip.height, addresses=host.addresses)
-                self._take(lambda: self.engine.start(_now_ms(), self._parent()))
+                self.take(Started(self._parent()))
+                self._restore_pool()
+                task_status.started()
                 await self._work_loop()
 
     def _host_config(self) -> HostConfig:
@@ -212,13 +312,55 @@ class Runtime:
             network=Network(genesis.hash, genesis.policy.root()),
             listen=config.p2p.listen,
             peers=tuple(peers),
-            validators=frozenset(member.network_id for member in genesis.validators.members),
+            validators=frozenset(member.network_id for member in self.engine.facts.validators.members),
         )
 
-    # One task runs the engine and carries its work out; everybody else puts events into its inbox.
+    def _know_validators(self) -> None:
+        members = self.engine.facts.validators.members
+        self._address_of = {member.network_id: member.address for member in members}
+        self._peer_of = {member.address: member.network_id for member in members}
+        self.host.set_validators(frozenset(self._address_of))
+        # Lanes are between validators: whoever is none reads the chain another way.
+        own = self.home.account in self._peer_of
+        self.lanes.set_peers(frozenset(self._address_of) - {self.host.peer} if own else frozenset())
 
-    def _take(self, event: Callable[[], list[Work]]) -> None:
-        self._inbox.append(event)
+    def _height_of(self, peer: PeerId) -> int:
+        """The height that a validator last voted at, as far as this node heard."""
+        validator = self._address_of.get(peer)
+        return 0 if validator is None else self.engine.heights.get(validator, 0)
+
+    # The pool over a restart.
+
+    def _restore_pool(self) -> None:
+        path = self.home.data_directory / POOL_FILE
+        if not path.exists():
+            return
+        try:
+            transactions = decode_pool(path.read_bytes())
+        except (DecodeError, OSError) as fault:
+            self.log.warning("the kept mempool is unreadable and was left out", path=str(path), fault=str(fault))
+        else:
+            self.offer(transactions, lambda _: None, from_client=False)
+        path.unlink()
+
+    def close(self) -> None:
+        """Keeps what waits in the pool, and closes store, log, guard and peer book. Nobody may read any more."""
+        path = self.home.data_directory / POOL_FILE
+        if len(self.pool):
+            path.write_bytes(self.pool.encode())
+        if self._proof_pool is not None:
+            self._proof_pool.close()
+        if self._solver is not None:
+            self._solver.close()
+        self._book.close()
+        self.opened.journal.close()
+        self.opened.guard.close()
+        self.opened.chain.close()
+
+    # One task runs the engine and carries its work out; everybody else puts inputs into its inbox.
+
+    def take(self, given: Input) -> None:
+        self._inbox.append(given)
         self._news.set()
 
     async def _work_loop(self) -> None:
@@ -226,35 +368,59 @@ class Runtime:
             await self._news.wait()
             self._news = trio.Event()
             while self._inbox:
-                self._carry_out(deque(self._inbox.popleft()()))
+                given = self._inbox.popleft()
+                if isinstance(given, Heard):
+                    self._unhandled[given.sender] -= 1
+                    self._drained.set()
+                self._carry_out(deque(self.engine.handle(given, now_ms())))
                 await trio.lowlevel.checkpoint()
 
     def _carry_out(self, work: deque[Work]) -> None:
+        journal = self.opened.journal
         while work:
             item = work.popleft()
-            if not isinstance(item, Log):
-                self.opened.journal.sync()
+            if not isinstance(item, (Log, Keep)):
+                journal.sync()
             match item:
                 case Log():
-                    self.opened.journal.append(item.record)
+                    journal.append(item.record)
+                case Keep():
+                    journal.append_body(item.block)
                 case Sign():
                     # What signing brings about comes after the rest of this work.
                     work.extend(self._sign(item))
                 case Post():
                     self._post(item)
                 case Arm():
-                    self._arm(item)
+                    self._timers.arm(item.timer, item.delay_ms)
                 case Disarm():
-                    self._disarm(item.kind)
+                    self._timers.disarm(item.kind)
                 case Verify():
                     self._verify(item)
+                case CheckProofs():
+                    self._nursery.start_soon(self._check_proofs, item)
+                case SignTransaction():
+                    self._sign_transaction(item)
+                case SignVerdicts():
+                    signature = self.home.consensus_key.sign(item.batch, Context.ATTEST.value)
+                    self.take(VerdictsSigned(item.batch, signature))
+                case Solve():
+                    self._nursery.start_soon(self._solve, item)
+                case Mine():
+                    self._searches.send_nowait(item)
+                case Answer():
+                    told = self._tickets.pop(item.ticket, None)
+                    if told is not None:
+                        told(item.admissions)
+                case Announce():
+                    pass
                 case Stop():
                     raise NodeStopped(item.reason)
                 case Seen():
                     self._seen(item)
                 case _:
                     assert_never(item)
-        self.opened.journal.sync()
+        journal.sync()
 
     def _sign(self, item: Sign) -> list[Work]:
         vote = item.message.signed.vote
@@ -266,7 +432,7 @@ class Runtime:
         guard.admit(vote)
         signature = self.home.consensus_key.sign(vote.signing_bytes(self._genesis_hash), Context.VOTE.value)
         self._count_vote(item)
-        return self.engine.signed(item.message, signature, _now_ms())
+        return self.engine.handle(Signed(item.message, signature), now_ms())
 
     def _count_vote(self, item: Sign) -> None:
         match item.message:
@@ -277,37 +443,102 @@ class Runtime:
                 (self.metrics.prepares_sent if is_prepare else self.metrics.commits_sent).inc()
             case _:
                 self.metrics.view_changes.inc()
+                self.view_changes += 1
 
     def _post(self, item: Post) -> None:
-        kind, data = _KINDS[type(item.payload)], encode_payload(item.payload)
-        if item.to is not None:
-            lane = self._lanes.get(item.to)
-            if lane is not None:
-                lane.post(kind, data)
+        payload = item.payload
+        kind, data = message_id(payload), encode_payload(payload)
+        # Votes overtake bodies and transactions; a proposal stays behind the transactions that it names.
+        priority = isinstance(payload, ConsensusPayload) and not payload.is_proposal
+        if item.to is None:
+            self.lanes.post_all(kind, data, priority=priority)
             return
-        for _, lane in sorted(self._lanes.items()):
-            lane.post(kind, data)
+        peer = self._peer_of.get(item.to)
+        if peer is not None:
+            self.lanes.post(peer, kind, data, priority=priority)
 
-    # Timers.
+    # Transactions from clients and gossip.
 
-    def _arm(self, item: Arm) -> None:
-        scope = trio.CancelScope()
-        if isinstance(item.timer, TimerId):
-            self._disarm(item.timer.kind)
-            self._timers[item.timer.kind] = (item.timer, scope)
-        self._nursery.start_soon(self._wait, item.timer, item.delay_ms, scope)
+    def offer(
+        self,
+        transactions: tuple[Transaction, ...],
+        told: Callable[[tuple[Admission, ...]], None],
+        *,
+        from_client: bool,
+    ) -> None:
+        """`told` is called once, with what became of each."""
+        self._next_ticket += 1
+        self._tickets[self._next_ticket] = told
+        self.take(Offered(self._next_ticket, transactions, from_client))
 
-    def _disarm(self, kind: TimerKind) -> None:
-        armed = self._timers.pop(kind, None)
-        if armed is not None:
-            armed[1].cancel()
+    async def submit(self, transactions: tuple[Transaction, ...]) -> tuple[Admission, ...]:
+        """A client's transactions, verified and offered to the pool."""
+        done = trio.Event()
+        found: list[Admission] = []
 
-    async def _wait(self, timer: TimerId | WaitId, delay_ms: int, scope: trio.CancelScope) -> None:
-        with scope:
-            await trio.sleep(delay_ms / 1_000)
-            if isinstance(timer, TimerId) and self._timers.get(timer.kind, (None,))[0] == timer:
-                del self._timers[timer.kind]
-            self._take(lambda: self.engine.timer(timer, _now_ms()))
+        def told(admissions: tuple[Admission, ...]) -> None:
+            found.extend(admissions)
+            done.set()
+
+        self.offer(transactions, told, from_client=True)
+        await done.wait()
+        return tuple(found)
+
+    def _sign_transaction(self, item: SignTransaction) -> None:
+        key = self.home.payer_key
+        if key is None:
+            raise NodeStopped("broken invariant: there is no key to pay with")
+        signature = key.sign(signing_bytes(self._genesis_hash, item.body), Context.TX.value)
+
+        def told(admissions: tuple[Admission, ...]) -> None:
+            for admission in admissions:
+                if admission.reason is not None:
+                    self.log.warning("the pool refused this node's own transaction", reason=str(admission.reason))
+            self.take(OwnOffered())
+
+        self.offer((Transaction(item.body, key.alg_id, item.public_key, signature),), told, from_client=True)
+
+    async def _solve(self, item: Solve) -> None:
+        """In a confined process, one at a time; whatever goes wrong there abstains."""
+        if self._solver is None:
+            self._solver = Z3Pool()
+        answer = await trio.to_thread.run_sync(self._solver.check, item.statement)
+        verdict = _ATTESTED.get(answer.verdict)
+        self.log.info(
+            "statement",
+            id=item.statement_id.hex()[:16],
+            verdict=answer.verdict.value,
+            reason=None if answer.reason is None else str(answer.reason),
+        )
+        self.take(Solved(item.statement_id, verdict))
+
+    async def _run_miner(self) -> None:
+        """One process searches; what the engine asks last counts."""
+        command = [sys.executable, "-m", "node.miner"]
+        process = await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        try:
+            if process.stdin is None or process.stdout is None:
+                raise NodeStopped("broken invariant: the miner has no pipes")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._hear_miner, process.stdout)
+                async for search in self._sought:
+                    line = b"stop\n"
+                    if search.header is not None:
+                        first = int.from_bytes(secrets.token_bytes(5), "big")
+                        preimage = search.header.work_preimage().hex().encode()
+                        line = b"%d %s %d %d\n" % (search.job, preimage, search.target, first)
+                    await process.stdin.send_all(line)
+        finally:
+            process.kill()
+
+    async def _hear_miner(self, output: trio.abc.ReceiveStream) -> None:
+        held = b""
+        async for data in output:
+            *lines, held = (held + data).split(b"\n")
+            for line in lines:
+                job, nonce = line.split()
+                self.take(NonceFound(int(job), int(nonce)))
+        raise NodeStopped("the process that searches nonces has ended")
 
     # Verification.
 
@@ -315,99 +546,94 @@ class Runtime:
         def done(batch: Batch) -> None:
             self._token.run_sync_soon(self._verified, item.job, batch)
 
-        self._verifier.submit(item.checks, urgent=item.urgent, on_done=done)
+        try:
+            self._verifier.submit(item.checks, urgent=item.urgent, on_done=done)
+            self.verified.update(check.context for check in item.checks)
+        except QueueFull:
+            self._deferred.append(item)
 
     def _verified(self, job: int, batch: Batch) -> None:
         try:
             verdicts = batch.result(0)
         except VerifierError as fault:
             raise NodeStopped(f"signatures can no longer be verified: {fault}") from fault
-        self._take(lambda: self.engine.verified(job, verdicts, _now_ms()))
+        self.take(Verified(job, tuple(verdicts)))
+        if self._deferred:
+            self._verify(self._deferred.popleft())
+
+    async def _check_proofs(self, item: CheckProofs) -> None:
+        if self._proof_pool is None:
+            self._proof_pool = ProofPool(max(1, self.home.config.proofs.workers))
+        jobs = [ProofJob(work.verifier, work.statement, work.proof, work.limits) for work in item.proofs]
+        results = await trio.to_thread.run_sync(self._proof_pool.verify_batch, jobs)
+        self.take(ProofsChecked(item.job, tuple(results)))
 
     # Lanes.
 
-    def _open_lane(self, validator: Address, peer: PeerId) -> None:
-        def changed(is_open: bool) -> None:
-            self.log.info("lane", validator=validator.hex()[:8], open=is_open)
-            self._take(lambda: self.engine.lane(validator, is_open, _now_ms()))
-
-        lane = Lane(self._host, peer, protocol_name(self._genesis_hash), changed)
-        self._lanes[validator] = lane
-        self._nursery.start_soon(lane.run)
-
-    async def _serve_lane(self, stream: Stream) -> None:
-        validator = self._address_of.get(stream.peer)
+    def _lane_changed(self, peer: PeerId, is_open: bool) -> None:
+        validator = self._address_of.get(peer)
         if validator is None:
-            await stream.reset()
             return
-        await read_frames(stream, lambda frame: self._frame(validator, frame))
+        (self.open_lanes.add if is_open else self.open_lanes.discard)(validator)
+        self.log.info("lane", validator=validator.hex()[:8], open=is_open)
+        self.take(LaneChanged(validator, is_open))
 
-    def _frame(self, validator: Address, frame: Frame) -> None:
-        data, now = frame.payload, _now_ms()
-        match frame.message_id:
-            case MessageId.CONSENSUS:
-                self._take(lambda: self.engine.heard(validator, data, now))
-            case MessageId.BODY_REQUEST if len(data) == 32:
-                self._take(lambda: self.engine.body_requested(validator, Hash(data), now))
-            case MessageId.BODY_RESPONSE:
-                self._take(lambda: self.engine.body_arrived(validator, data, now))
-            case MessageId.GET_BLOCKS if len(data) == 8:
-                above = Height(int.from_bytes(data, "big"))
-                self._take(lambda: self.engine.chain_requested(validator, above, now))
-            case MessageId.BLOCKS:
-                try:
-                    answer = decode_chain_answer(data)
-                except DecodeError as fault:
-                    self._seen(Seen(Refusal(validator, str(fault.reason))))
-                    return
-                self._take(lambda: self.engine.chain_arrived(validator, answer, now, verify_all))
-            case _:
-                self._seen(Seen(Refusal(validator, "unexpected frame")))
+    async def _gate(self, peer: PeerId) -> None:
+        """A lane is read no faster than the engine takes what it brings."""
+        validator = self._address_of.get(peer)
+        while validator is not None and self._unhandled[validator] >= MAX_UNHANDLED:
+            self._drained = trio.Event()
+            await self._drained.wait()
+
+    def _frame(self, peer: PeerId, frame: Frame) -> None:
+        validator = self._address_of.get(peer)
+        if validator is None:
+            return
+        try:
+            payload = decode_payload(frame.message_id, frame.payload)
+        except DecodeError as fault:
+            self._seen(Seen(Refusal(validator, f"malformed: {fault.reason}")))
+            return
+        self._unhandled[validator] += 1
+        self.take(Heard(validator, payload))
 
     async def _measure(self) -> None:
         """Round trips to the others, as the health pings measured them."""
         while True:
             await trio.sleep(RTT_PERIOD_S)
-            rtts = {self._address_of.get(health.peer): health.rtt_us for health in self._host.peers()}
-            validators = self.engine.ledger_validators()
+            rtts = {self._address_of.get(health.peer): health.rtt_us for health in self.host.peers()}
+            validators = self.engine.facts.validators
             power = validators.power_of(self.home.account)
             for rtt_us, address in sorted((rtt, a) for a, rtt in rtts.items() if a is not None and rtt):
                 power += validators.power_of(address)
                 if validators.is_quorum(power):
-                    self._measured(max(1, rtt_us // 1_000))
+                    self.take(RoundTrip(max(1, rtt_us // 1_000)))
                     break
 
-    def _measured(self, rtt_ms: int) -> None:
-        self._take(lambda: self.engine.round_trip(rtt_ms, _now_ms()))
+    @property
+    def has_quorum(self) -> bool:
+        """Whether lanes to validators of quorum power are open, this node counted."""
+        validators = self.engine.facts.validators
+        power = validators.power_of_all(sorted({*self.open_lanes, self.home.account}))
+        return validators.is_quorum(power)
+
+    def override_quarantine(self) -> None:
+        """The operator's word that this validator may vote at once."""
+        self.log.warning("voting by the operator's word: what this key signed before is not known here")
+        self.take(VotingOverridden())
 
     # Watching.
 
     def _seen(self, item: Seen) -> None:
         match item.what:
             case Committed():
-                committed = item.what
-                self.metrics.finalized.inc()
-                self.metrics.height.set(committed.height)
-                self.metrics.sequence.set(committed.height + 1)
-                self.metrics.view.set(0)
-                self.metrics.round_participants.set(committed.participants)
-                self.log.info(
-                    "final",
-                    height=committed.height,
-                    block=committed.block_hash.hex()[:16],
-                    view=committed.view,
-                    transactions=committed.transactions,
-                    signers=committed.participants,
-                )
+                self._saw_commit(item.what)
+            case Proposing():
+                self._awaited[item.what.block_hash] = trio.current_time()
+                if len(self._awaited) > MAX_AWAITED:
+                    del self._awaited[next(iter(self._awaited))]
             case Accused():
-                evidence = item.what.evidence
-                self.log.error(
-                    "evidence",
-                    kind=evidence.kind.name.lower(),
-                    validator=evidence.offender.hex()[:8],
-                    height=evidence.height,
-                    proof=encode_evidence(evidence).hex(),
-                )
+                self._saw_evidence(item.what)
             case Refusal():
                 self.metrics.rejects.labels(reason="consensus").inc()
                 self.log.warning("refused", validator=item.what.peer.hex()[:8], reason=item.what.reason)
@@ -419,6 +645,74 @@ class Runtime:
             case _:
                 assert_never(item.what)
 
+    def _saw_evidence(self, accused: Accused) -> None:
+        evidence = accused.evidence
+        proof = encode_evidence(evidence)
+        self.evidence[proof] = evidence
+        self.log.error(
+            "evidence",
+            kind=evidence.kind.name.lower(),
+            validator=evidence.offender.hex()[:8],
+            height=evidence.height,
+            proof=proof.hex(),
+        )
 
-def _now_ms() -> int:
+    def _punished(self, slash: Slash) -> None:
+        """The chain has dealt with it: nobody needs to hold the accusation any more."""
+        about = (slash.address, slash.offence_height)
+        for proof in [p for p, each in self.evidence.items() if (each.offender, each.height) == about]:
+            del self.evidence[proof]
+
+    def _saw_commit(self, committed: Committed) -> None:
+        now_s = trio.current_time()
+        since_s = self._awaited.pop(committed.block_hash, None)
+        self._awaited.clear()
+        finality_ms = 0 if since_s is None else max(1, round(1_000 * (now_s - since_s)))
+        metrics, executed = self.metrics, committed.done.applied.executed
+        metrics.finalized.inc()
+        metrics.height.set(committed.height)
+        metrics.sequence.set(committed.height + 1)
+        metrics.view.set(0)
+        certificate = committed.certificate
+        signers = 0 if certificate is None else len(certificate.signatures)
+        metrics.round_participants.set(signers)
+        if since_s is not None:
+            metrics.finality_ms.observe(finality_ms)
+            # A round trip as consensus feels it, the others' execution included: pings do not show how busy they are.
+            self.take(RoundTrip(finality_ms))
+        if self._last_commit_s is not None:
+            metrics.round_seconds.observe(now_s - self._last_commit_s)
+        self._last_commit_s = now_s
+        transactions = committed.done.applied.block.transactions
+        outcomes = Counter(
+            (KIND_NAMES[type(transaction.parsed.kind)], receipt.outcome.name.lower())
+            for transaction, receipt in zip(transactions, executed.receipts, strict=True)
+        )
+        for (kind, outcome), number in sorted(outcomes.items()):
+            metrics.transactions.labels(kind=kind, outcome=outcome).inc(number)
+        for event in executed.events:
+            if isinstance(event, Slash):
+                self._punished(event)
+        if self.engine.facts.validators.hash != committed.done.applied.block.header.validators_hash:
+            self._know_validators()
+        for callback in self._committed:
+            callback(committed, finality_ms)
+        self.log.info(
+            "final" if certificate is not None else "mined",
+            height=committed.height,
+            block=committed.block_hash.hex()[:16],
+            view=0 if certificate is None else certificate.view,
+            transactions=len(transactions),
+            signers=signers,
+            finality_ms=finality_ms,
+        )
+
+
+def _payer_of(key: SigningKey | None) -> Payer | None:
+    if key is None:
+        return None
+    return Payer(address_of(key.alg_id, key.public_key), key.alg_id, key.public_key)
+
+
+def now_ms() -> int:
     return time.time_ns() // 1_000_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -38,13 +39,26 @@ class Member:
         network_id = peer_id(self.network.alg_id, self.network.public_key)
         return Validator(address, self.consensus.alg_id, self.consensus.public_key, network_id, STAKE)
 
-    @property
-    def multiaddr(self) -> str:
-        return f"/ip4/127.0.0.1/tcp/{self.port}/p2p/{peer_id_text(self.validator.network_id)}"
+    def multiaddr(self, port: int) -> str:
+        return f"/ip4/127.0.0.1/tcp/{port}/p2p/{peer_id_text(self.validator.network_id)}"
 
 
-def generate(directory: Path, *, name: str, ports: list[int], time_ms: int, parameters: Parameters) -> Genesis:
-    """One validator for each port. The folder must not hold a network yet."""
+def generate(
+    directory: Path,
+    *,
+    name: str,
+    ports: list[int],
+    time_ms: int,
+    parameters: Parameters,
+    accounts: Sequence[GenesisAccount] = (),
+    sections: Callable[[int], str] = lambda _place: "",
+    dialled: Callable[[int, int], int] | None = None,
+) -> Genesis:
+    """One validator for each port. The folder must not hold a network yet.
+
+    `accounts` are funded beside those of the validators; `sections` is more configuration for the node at a place;
+    `dialled(here, there)` is the port at which one node dials another, where that is not its own.
+    """
     if (directory / "genesis.json").exists():
         raise FileExistsError(f"{directory} holds a network already: choose another folder, or remove it")
     keys = scheme(AlgId.ML_DSA_65)
@@ -60,18 +74,25 @@ def generate(directory: Path, *, name: str, ports: list[int], time_ms: int, para
         policy=DEFAULT_POLICY,
         validators=make_validator_set(member.validator for member in members),
         accounts=tuple(
-            sorted((GenesisAccount(m.validator.address, BALANCE) for m in members), key=lambda a: a.address)
+            sorted(
+                (*accounts, *(GenesisAccount(m.validator.address, BALANCE) for m in members)), key=lambda a: a.address
+            )
         ),
         verifiers=(),
     )
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "genesis.json").write_text(json.dumps(genesis.to_json(), indent=2) + "\n")
-    for member in members:
-        _write_home(directory / member.name, member, members)
+    for place, member in enumerate(members):
+        peers = [
+            other.multiaddr(other.port if dialled is None else dialled(place, there))
+            for there, other in enumerate(members)
+            if there != place
+        ]
+        _write_home(directory / member.name, member, peers, sections(place))
     return genesis
 
 
-def _write_home(home: Path, member: Member, members: list[Member]) -> None:
+def _write_home(home: Path, member: Member, peers: list[str], sections: str) -> None:
     (home / "keys").mkdir(parents=True)
     (home / "password").write_text("localnet\n")
     (home / "password").chmod(0o600)
@@ -82,7 +103,7 @@ def _write_home(home: Path, member: Member, members: list[Member]) -> None:
     ):
         store = lock(key, "localnet", role=role, label=f"{member.name} {file}", cost=_CHEAP)
         write_keystore(home / "keys" / f"{file}.json", store)
-    peers = ", ".join(f'"{other.multiaddr}"' for other in members if other is not member)
+    listed = ", ".join(f'"{peer}"' for peer in peers)
     (home / CONFIG_NAME).write_text(
         f"""[node]
 moniker = "{member.name}"
@@ -91,10 +112,11 @@ validator = true
 account = "{format_address(member.validator.address)}"
 consensus_key = "keys/consensus.json"
 network_key = "keys/network.json"
+payer_key = "keys/account.json"
 password_file = "password"
 
 [p2p]
 listen = ["/ip4/127.0.0.1/tcp/{member.port}"]
-static_peers = [{peers}]
-"""
+static_peers = [{listed}]
+{sections}"""
     )

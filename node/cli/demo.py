@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import resource
 import time
 from typing import Any
 
@@ -12,7 +12,7 @@ from node.cli.exits import CommandFailed, Exit
 from node.cli.output import OutputFormat, current_format, emit_record, emit_rows, output_option
 from node.simulator.adversary import ADVERSARIES
 from node.simulator.checkers import SafetyViolation
-from node.simulator.network import US_PER_MS
+from node.simulator.scale import AllToAll, growth
 from node.simulator.stage import Stage
 from trellis.types import Height
 
@@ -126,12 +126,18 @@ def _content(vote: Any) -> str:
 
 
 @demo.command()
-@click.option("--nodes", type=click.IntRange(10, 1_000), default=80, show_default=True, help="The largest network.")
-@click.option("--heights", type=click.IntRange(1, 100), default=2, show_default=True, help="Blocks on each network.")
+@click.option("--nodes", type=click.IntRange(10, 10_000), default=160, show_default=True, help="The largest network.")
+@click.option(
+    "--replicas", type=click.IntRange(4, 10_000), default=1_000, show_default=True, help="At most so many run whole."
+)
 @output_option
 @click.pass_context
-def scalability(ctx: click.Context, nodes: int, heights: int) -> None:
-    """10 to N nodes, doubling: time, messages, throughput, and how they grow."""
+def scalability(ctx: click.Context, nodes: int, replicas: int) -> None:
+    """10 to N validators, doubling: one block each, its time, messages and throughput, and how they grow.
+
+    With more validators than --replicas, that many production replicas receive the votes of all; then the number of all
+    messages is computed, and labelled so.
+    """
     sizes = [10]
     while sizes[-1] * 2 <= nodes:
         sizes.append(sizes[-1] * 2)
@@ -139,34 +145,44 @@ def scalability(ctx: click.Context, nodes: int, heights: int) -> None:
         sizes.append(nodes)
     rows = []
     for size in sizes:
-        _say(ctx, f"{size} nodes …")
-        rows.append(_measure(size, heights))
-    columns = ["nodes", "heights", "virtual_ms_a_block", "deliveries_a_block", "real_ms_a_block", "deliveries_a_second"]
+        _say(ctx, f"{size} validators …")
+        rows.append(_measure(size, replicas))
+    columns = [
+        "validators",
+        "replicas",
+        "virtual_ms",
+        "delivered",
+        "all_messages",
+        "real_ms",
+        "deliveries_a_second",
+        "peak_mb",
+    ]
     emit_rows(ctx, "networks", rows, columns)
     if len(rows) > 1:
-        growth = {name: _exponent(rows, name) for name in ("deliveries_a_block", "real_ms_a_block")}
-        _say(ctx, "\ngrowth with the number of nodes n, between the smallest and the largest network:")
-        for name, exponent in growth.items():
+        _say(ctx, "\ngrowth with the number of validators n, between the smallest and the largest network:")
+        for name in ("messages", "delivered", "real_ms"):
+            exponent = growth(_point(rows[0], name), _point(rows[-1], name))
             _say(ctx, f"  {name.replace('_', ' ')}: n^{exponent:.2f}")
+        _say(ctx, f"peak memory: {rows[-1]['peak_mb']} MB")
         _say(ctx, "PBFT is all to all: two rounds of n² votes a block. Real time is of this one process for all nodes.")
 
 
-def _measure(size: int, heights: int) -> dict[str, Any]:
-    stage = Stage(size)
-    stage.begin()
+def _measure(size: int, replicas: int) -> dict[str, Any]:
     began = time.perf_counter()
-    _decide(stage, heights)
+    scale = AllToAll(size, replicas).run()
     took_s = time.perf_counter() - began
     return {
-        "nodes": size,
-        "heights": heights,
-        "virtual_ms_a_block": stage.heap.now_us // US_PER_MS // heights,
-        "deliveries_a_block": stage.heap.handled // heights,
-        "real_ms_a_block": round(took_s * 1_000 / heights),
-        "deliveries_a_second": round(stage.heap.handled / took_s),
+        "validators": size,
+        "replicas": scale.replicas,
+        "virtual_ms": scale.virtual_ms,
+        "delivered": scale.delivered,
+        "messages": scale.total,
+        "computed": scale.replicas < size,
+        "real_ms": round(took_s * 1_000),
+        "per_second": round(scale.delivered / took_s),
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1_024,
     }
 
 
-def _exponent(rows: list[dict[str, Any]], name: str) -> float:
-    first, last = rows[0], rows[-1]
-    return math.log(max(1, last[name]) / max(1, first[name])) / math.log(last["nodes"] / first["nodes"])
+def _point(row: dict[str, Any], name: str) -> tuple[float, float]:
+    return row["validators"], row[name]

@@ -24,6 +24,8 @@ class Exit(enum.IntEnum):
     TIMEOUT = 6
     LOCAL = 7
     """A file or key on this machine: missing, corrupt, wrong password, not permitted."""
+    DISHONEST = 8
+    """A node answered what no honest node of this chain answers: rely on nothing that it said."""
     INTERNAL = 70
     """A broken invariant of our own. Please report it."""
     INTERRUPTED = 130

@@ -16,7 +16,7 @@ import click
 
 from node.cli.exits import CommandFailed, Exit
 from node.cli.keyring import (
-    KEY_NAME,
+    ALGORITHMS,
     KEY_SUFFIX,
     Decorator,
     ask_secret,
@@ -26,6 +26,7 @@ from node.cli.keyring import (
     may_show_secrets,
     new_password,
     password_option,
+    public_key_of,
     read_key,
     read_text,
     role_name,
@@ -34,7 +35,7 @@ from node.cli.keyring import (
     write_key,
 )
 from node.cli.output import OutputFormat, current_format, emit_record, emit_rows, output_option
-from trellis.crypto.algorithms import SIZES, AlgId, check_key_size
+from trellis.crypto.algorithms import SIZES, AlgId
 from trellis.crypto.cold import MAX_LIFETIME_S, HotKey, certify
 from trellis.crypto.keystore import (
     Keystore,
@@ -46,11 +47,9 @@ from trellis.crypto.keystore import (
 from trellis.crypto.phrase import PhraseError, phrases_to_secret, secret_to_phrases
 from trellis.crypto.policy import PolicyEntry, Role
 from trellis.crypto.schemes import SigningKey, proves_itself, scheme, verify_one
-from trellis.encoding import DecodeError
 from trellis.peerid import fingerprint, peer_id_text
 from trellis.types import HASH_BYTES, Hash
 
-_ALGORITHMS: Final = {scheme(alg).name.lower(): alg for alg in SIZES}
 _ROLES: Final = {role.name.lower().replace("_", "-"): role for role in Role}
 _DAY_S: Final = 24 * 3_600
 
@@ -59,7 +58,7 @@ role_option: Decorator = click.option(
 )
 algorithm_option: Decorator = click.option(
     "--algorithm",
-    type=click.Choice(list(_ALGORITHMS)),
+    type=click.Choice(list(ALGORITHMS)),
     help="Default: ml-dsa-65, and slh-dsa-shake-128s for cold certification.",
 )
 replace_option: Decorator = click.option("--replace", is_flag=True, help="Overwrite an existing file of that name.")
@@ -68,7 +67,17 @@ replace_option: Decorator = click.option("--replace", is_flag=True, help="Overwr
 @click.group()
 @output_option
 def keys() -> None:
-    """Make, import, export, list and certify keys, encrypted at rest."""
+    """Make, import, export, list and certify keys, encrypted at rest.
+
+    A key is a file, NAME.key.json, in --dir. Passwords are asked for on a terminal, and read from --password-file
+    elsewhere.
+
+    \b
+    Examples:
+      trellis keys new alice
+      trellis keys new vote --role consensus-vote --password-file pw
+      trellis keys list
+    """
 
 
 @keys.command()
@@ -98,6 +107,11 @@ def new(
     """Make a key and store it, encrypted, as NAME.
 
     The recovery phrase is shown once: whoever has it has the key.
+
+    \b
+    Examples:
+      trellis keys new alice
+      trellis keys new cold --role cold-certification --label "safe, second floor"
     """
     path = key_path(directory, name)
     _refuse_existing(path, replace)
@@ -147,6 +161,11 @@ def import_(
     """Store a key from a key file, a recovery phrase or a secret in hexadecimal, encrypted, as NAME.
 
     A key file keeps its password, role and label, and is opened once to see that it is whole.
+
+    \b
+    Examples:
+      trellis keys import alice --phrase
+      trellis keys import alice --keystore backup/alice.key.json
     """
     if sum((keystore_file is not None, phrase_file is not None, ask_phrase, secret_file is not None)) != 1:
         raise CommandFailed(
@@ -196,6 +215,11 @@ def export(
     """Show or write a key: its public part, its encrypted file, its recovery phrase or its secret.
 
     Secrets in the clear are shown on a terminal only; elsewhere they need --to FILE.
+
+    \b
+    Examples:
+      trellis keys export vote --as public --to vote.pub.json
+      trellis keys export alice --as phrase
     """
     path = key_path(directory, name)
     store = read_key(path)
@@ -229,7 +253,13 @@ def export(
 @output_option
 @click.pass_context
 def list_(ctx: click.Context, directory: Path) -> None:
-    """List the keys of a directory. Needs no password."""
+    """List the keys of a directory. Needs no password.
+
+    \b
+    Examples:
+      trellis keys list
+      trellis --output json keys list --dir /var/lib/trellis/keys
+    """
     rows: list[dict[str, Any]] = []
     for path in sorted(directory.expanduser().glob(f"*{KEY_SUFFIX}")):
         try:
@@ -251,7 +281,9 @@ def list_(ctx: click.Context, directory: Path) -> None:
     show_default=True,
     help="What the hot key may do.",
 )
-@click.option("--days", type=click.IntRange(1, MAX_LIFETIME_S // _DAY_S), default=7, show_default=True)
+@click.option(
+    "--days", type=click.IntRange(1, MAX_LIFETIME_S // _DAY_S), default=7, show_default=True, help="How long."
+)
 @click.option("--serial", type=click.IntRange(0, 2**64 - 1), help="Must grow with each certificate. Default: the time.")
 @click.option("--to", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The certificate's file.")
 @directory_option
@@ -274,8 +306,12 @@ def certify_(
 ) -> None:
     """Have the cold key COLD vouch for the hot key HOT for some days.
 
-    HOT is the name of a key here, or a file made by: trellis keys export NAME --as public --to FILE. The cold key's
-    machine needs no network and no hot secret. Takes a few seconds.
+    HOT is the name of a key here, a key file, or what trellis keys export NAME --as public --to FILE made. The cold
+    key's machine needs no network and no hot secret. Takes a few seconds.
+
+    \b
+    Example:
+      trellis keys certify cold net.pub.json --genesis-hash 7c1e… --days 30 --to net.cert
     """
     cold_path = key_path(directory, cold)
     store = read_key(cold_path)
@@ -288,7 +324,7 @@ def certify_(
     if to.exists() and not replace:
         raise CommandFailed(Exit.LOCAL, f"{to} exists already; it was left as it is", "add --replace to overwrite it")
     network = _parse_genesis_hash(genesis_hash)
-    hot_alg, hot_public_key = _hot_key(directory, hot)
+    hot_alg, hot_public_key = public_key_of(directory, hot)
     key = unlock(store, cold_path, password_file)
     now_s = int(time.time())
     statement = HotKey(
@@ -332,7 +368,7 @@ def _answer(ctx: click.Context, record: dict[str, Any]) -> None:
 def _algorithm(role: str, algorithm: str | None) -> AlgId:
     cold = _ROLES[role] is Role.COLD_CERTIFICATION
     default = AlgId.SLH_DSA_SHAKE_128S if cold else AlgId.ML_DSA_65
-    alg = default if algorithm is None else _ALGORITHMS[algorithm]
+    alg = default if algorithm is None else ALGORITHMS[algorithm]
     try:
         PolicyEntry(_ROLES[role], alg)
     except ValueError as fault:
@@ -406,20 +442,3 @@ def _parse_genesis_hash(text: str) -> Hash:
     if len(raw) != HASH_BYTES:
         raise CommandFailed(Exit.USAGE, f"a genesis hash has {2 * HASH_BYTES} hexadecimal digits")
     return Hash(raw)
-
-
-def _hot_key(directory: Path, hot: str) -> tuple[AlgId, bytes]:
-    """From a key of that name, or from a file with a public export."""
-    if KEY_NAME.fullmatch(hot) and key_path(directory, hot).exists():
-        store = read_key(key_path(directory, hot))
-        return store.alg_id, store.public_key
-    hint = "make one with: trellis keys export NAME --as public --to FILE"
-    if not Path(hot).exists():
-        raise CommandFailed(Exit.NOT_FOUND, f"{hot} is neither a key here nor a file", hint)
-    try:
-        document = json.loads(read_text(Path(hot), "public key file"))
-        alg, public_key = _ALGORITHMS[document["algorithm"]], bytes.fromhex(document["public_key"])
-        check_key_size(alg, public_key, "public key")
-    except (ValueError, KeyError, TypeError, RecursionError, DecodeError):
-        raise CommandFailed(Exit.LOCAL, f"{hot} holds no exported public key", hint) from None
-    return alg, public_key

@@ -10,13 +10,17 @@ import click
 import structlog
 import trio
 
+from node.assembly import run_node
 from node.cli.exits import CommandFailed, Exit
+from node.cli.format import OutputFormat, current_format, output_option
 from node.config import ConfigInvalid
 from node.home import Home, HomeFault, open_home
+from node.http import ListenFault
 from node.journal import JournalFault
-from node.logs import set_up_logs
-from node.metrics import Metrics
-from node.runtime import NodeStopped, Runtime, open_node
+from node.logs import LogFormat, set_up_logs
+from node.rpc.listening import ListenFault as ServiceListenFault
+from node.runtime import NodeStopped
+from p2p.booklog import PeerBookFault
 from state.store.errors import StoreError
 
 
@@ -25,14 +29,28 @@ from state.store.errors import StoreError
     "--home",
     "directory",
     type=click.Path(file_okay=False, path_type=Path),
+    envvar="TRELLIS_HOME",
+    show_envvar=True,
     required=True,
-    help="The node's folder, as `trellis testnet generate` made it.",
+    help="The node's folder, as `trellis init` or `trellis testnet generate` made it.",
 )
-def start(directory: Path) -> None:
-    """Run a node until SIGTERM or Ctrl-C."""
+@output_option
+@click.pass_context
+def start(ctx: click.Context, directory: Path) -> None:
+    """Run a node until SIGTERM or Ctrl-C. It logs to the error stream; with --output json in JSON, whatever log.format
+    says.
+
+    \b
+    Examples:
+      trellis start --home /var/lib/trellis
+      TRELLIS_LOG_LEVEL=debug trellis --output json start --home net/node0
+
+    Exit codes: 0 stopped as told, 7 a file, key or setting, 70 the node stopped itself: the last line says why.
+    """
     try:
         home = open_home(directory, dict(os.environ))
-        set_up_logs(home.config.log.level, home.config.log.format)
+        json_logs = current_format(ctx) is OutputFormat.JSON
+        set_up_logs(home.config.log.level, LogFormat.JSON if json_logs else home.config.log.format)
         _run_to_the_end(home)
     except (ConfigInvalid, HomeFault, JournalFault, StoreError) as fault:
         raise CommandFailed(Exit.LOCAL, str(fault)) from fault
@@ -41,17 +59,22 @@ def start(directory: Path) -> None:
 def _run_to_the_end(home: Home) -> None:
     try:
         trio.run(_run, home)
+    except* (HomeFault, JournalFault, StoreError, PeerBookFault) as unusable:
+        raise CommandFailed(Exit.LOCAL, str(unusable.exceptions[0])) from unusable
     except* NodeStopped as stopped:
         reason = str(stopped.exceptions[0])
         structlog.get_logger().error("stopped", reason=reason)
         raise CommandFailed(Exit.INTERNAL, f"the node stopped itself: {reason}") from stopped
+    except* ServiceListenFault as taken:
+        raise CommandFailed(Exit.LOCAL, str(taken.exceptions[0])) from taken
+    except* ListenFault as taken:
+        raise CommandFailed(Exit.LOCAL, str(taken.exceptions[0]), "choose another: metrics.listen") from taken
 
 
 async def _run(home: Home) -> None:
-    runtime = Runtime(home, open_node(home), Metrics())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_stop_on_signal, nursery.cancel_scope)
-        await runtime.run()
+        await run_node(home)
 
 
 async def _stop_on_signal(scope: trio.CancelScope) -> None:

@@ -14,8 +14,14 @@ from trellis.parameters import Parameters
 
 
 @click.group()
+@output_option
 def testnet() -> None:
-    """Make the folders of a test network."""
+    """Make the folders of a test network.
+
+    \b
+    Example:
+      trellis testnet generate --out net
+    """
 
 
 @testnet.command()
@@ -36,6 +42,11 @@ def generate(ctx: click.Context, validators: int, directory: Path, name: str, po
     """Make a genesis, and one folder a validator with keys and configuration.
 
     The keys are protected by a known password: they are for testing.
+
+    \b
+    Examples:
+      trellis testnet generate --out net
+      trellis testnet generate --out net --validators 7 --heartbeat-ms 500
     """
     ports = [port + place for place in range(validators)]
     parameters = Parameters(heartbeat_ms=heartbeat_ms)

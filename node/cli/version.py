@@ -22,11 +22,21 @@ def _version_of(distribution: str) -> str:
         return "not installed"
 
 
+def versions() -> dict[str, str]:
+    """Ours, and those of what decides over behaviour."""
+    record = {"trellis": __version__, "python": platform.python_version()}
+    return record | {name: _version_of(name) for name in _STANDS_ON}
+
+
 @click.command()
 @output_option
 @click.pass_context
 def version(ctx: click.Context) -> None:
-    """Show the versions of Trellis and of what it stands on."""
-    record = {"trellis": __version__, "python": platform.python_version()}
-    record |= {name: _version_of(name) for name in _STANDS_ON}
-    emit_record(ctx, record)
+    """Show the versions of Trellis and of what it stands on.
+
+    \b
+    Examples:
+      trellis version
+      trellis --output json version
+    """
+    emit_record(ctx, versions())

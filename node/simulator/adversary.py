@@ -129,7 +129,9 @@ class Replayer(Adversary):
     """Sends what others signed again: across views, heights, and as if it were its own."""
 
     def receive(self, sender: int, packet: Packet) -> None:
-        if isinstance(packet, Ballot | ViewChange | Proposal) and self.world.chance.randrange(4) == 0:
+        # What the corrupted say is not repeated: three of these among ten would multiply each other's copies for ever.
+        fresh = isinstance(packet, Ballot | ViewChange | Proposal) and self.world.hosts[sender].honest
+        if fresh and self.world.chance.randrange(4) == 0:
             life, chance = self.life, self.world.chance
 
             def again() -> None:
@@ -230,10 +232,16 @@ class Mislabeler(Adversary):
 class PreparedLiar(Adversary):
     """Asks for the next view before anybody else does, naming a block that nobody has, with a made-up certificate."""
 
+    told = (0, 0)
+    """The highest (height, view) it lied about: one lie each, or several of its kind would drive each other."""
+
     def receive(self, sender: int, packet: Packet) -> None:
         super().receive(sender, packet)
         if isinstance(packet, ViewChange) and packet.signed.vote.height == self.height + 1:
             life, vote = self.life, packet.signed.vote
+            if self.told >= (vote.height, vote.view + 1):
+                return
+            self.told = (vote.height, vote.view + 1)
 
             def lie() -> None:
                 if self.running and self.life == life:
@@ -269,10 +277,16 @@ class PreparedLiar(Adversary):
 class ViewDriver(Adversary):
     """Asks for view after view, alone."""
 
+    asked = (0, 0)
+    """The highest (height, view) it asked for: once each, or three of its kind among ten would multiply for ever."""
+
     def receive(self, sender: int, packet: Packet) -> None:
         super().receive(sender, packet)
         if isinstance(packet, Ballot | Proposal | ViewChange) and packet.signed.vote.height == self.height + 1:
             vote = packet.signed.vote
+            if self.asked >= (vote.height, vote.view + 1):
+                return
+            self.asked = (vote.height, vote.view + 1)
             # After a pause, or an obedient network would change views for ever within one instant.
             further = Vote(VoteKind.VIEW_CHANGE, vote.height, View(vote.view + 1))
             life = self.life

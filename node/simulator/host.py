@@ -138,6 +138,8 @@ class Host:
         """Log or guard was missing or old at a start, and the quarantine is not over."""
         self.lost_log = False
         """It ever was."""
+        self.forgot_votes_of = Height(0)
+        """The height at which it lost its log after it had voted there."""
         self.crash_after: int | None = None
         """Effects from now until power is lost; None for never."""
         self.clock_skew_ms = 0
@@ -190,6 +192,11 @@ class Host:
         self.suspicious = False
         self.feed(VotingAllowed())
 
+    @property
+    def is_mute(self) -> bool:
+        """It cannot say at this height what it voted for, so its guard may refuse whatever could help (rule G)."""
+        return self.forgot_votes_of == self.height + 1
+
     def notice_lanes(self, reached: list[int]) -> None:
         now = frozenset(reached)
         for index in sorted(now ^ self._lanes):
@@ -211,13 +218,15 @@ class Host:
 
     def _measure_often(self) -> None:
         life = self.life
+        # A network that makes a block in minutes need not measure twice a second.
+        period_us = max(RTT_PERIOD_US, self.state.parameters.heartbeat_ms * US_PER_MS // 8)
 
         def tick() -> None:
             if self.running and self.life == life:
                 self._measure()
-                self.world.heap.after(RTT_PERIOD_US, tick)
+                self.world.heap.after(period_us, tick)
 
-        self.world.heap.after(RTT_PERIOD_US, tick)
+        self.world.heap.after(period_us, tick)
 
     def _later(self, delay_us: int, event: Event) -> None:
         life = self.life

@@ -30,6 +30,8 @@ WORK_MS: Final = 200
 MIN_HEIGHTS: Final = 10
 MIN_FAULT_KINDS: Final = 3
 CAPPED_TIMEOUTS: Final = 10
+MAX_EVENTS: Final = 2_000_000
+"""Of one run. The busiest of thousands of ordinary seeds needs a quarter of it: who needs more multiplies messages."""
 
 
 class FaultKind(StrEnum):
@@ -51,6 +53,26 @@ class FaultKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Conditions:
+    """What is not left to the seed; None is."""
+
+    stakes: tuple[int, ...] | None = None
+    """One for each validator. The corrupted are chosen so that they hold less than a third."""
+    latency_ms: int | None = None
+    loss_permille: int | None = None
+    partition_ms: int | None = None
+    """The network is split in two at random for so long, again and again, with as long a pause."""
+    duration_ms: int | None = None
+    """A long run: faults for so long in virtual time, and a block every two minutes."""
+
+
+DRAWN: Final = Conditions()
+LONG_BLOCK_MS: Final = 120_000
+LONG_MOMENTS: Final = 1_000
+"""Moments of a long run at which faults are drawn."""
+
+
+@dataclass(frozen=True, slots=True)
 class Draw:
     """What a seed stands for. `skip` leaves out the faults at those places, for minimising a failing schedule."""
 
@@ -62,6 +84,7 @@ class Draw:
     weather: Weather
     chances_permille: Mapping[FaultKind, int]
     parameters: Parameters
+    conditions: Conditions = DRAWN
     skip: frozenset[int] = frozenset()
 
 
@@ -105,7 +128,7 @@ def parameters_of(chance: random.Random) -> Parameters:
     )
 
 
-def draw(seed: int, nodes: int, byzantine: int) -> Draw:
+def draw(seed: int, nodes: int, byzantine: int, conditions: Conditions = DRAWN) -> Draw:
     """Everything but the moments of faults, which the world's own generator draws as it runs."""
     chance = random.Random(f"swarm {seed} {nodes} {byzantine}")  # noqa: S311 - repeatable, not secret
     kinds = [kind for kind in FaultKind if kind is not FaultKind.BYZANTINE]
@@ -129,8 +152,32 @@ def draw(seed: int, nodes: int, byzantine: int) -> Draw:
         duplicate_permille=chance.choice((0, 50)),
         straggler_permille=chance.choice((0, 0, 20)),
     )
+    parameters = parameters_of(chance)
+    if conditions.stakes is not None:
+        stakes = list(conditions.stakes)
+        corrupted = corruptible(stakes, byzantine, chance)
+    if conditions.latency_ms is not None:
+        weather = replace(weather, latency_ms=conditions.latency_ms)
+    if conditions.loss_permille is not None:
+        weather = replace(weather, loss_permille=conditions.loss_permille)
+    if conditions.duration_ms is not None:
+        parameters = replace(parameters, heartbeat_ms=LONG_BLOCK_MS)
     byzantine_nodes = tuple(zip(corrupted, strategies, strict=True))
-    return Draw(seed, nodes, byzantine_nodes, tuple(stakes), weather, chances, parameters_of(chance))
+    return Draw(seed, nodes, byzantine_nodes, tuple(stakes), weather, chances, parameters, conditions)
+
+
+def corruptible(stakes: list[int], number: int, chance: random.Random) -> list[int]:
+    """So many validators that together hold less than a third, ascending.
+
+    Raises ValueError if even the smallest hold more.
+    """
+    order = list(range(len(stakes)))
+    chance.shuffle(order)
+    smallest = sorted(order, key=lambda index: stakes[index])
+    for chosen in (order[:number], smallest[:number]):
+        if 3 * sum(stakes[index] for index in chosen) < sum(stakes):
+            return sorted(chosen)
+    raise ValueError(f"any {number} of these validators hold a third of stake or more")
 
 
 class Run:
@@ -140,7 +187,9 @@ class Run:
         self, drawn: Draw, *, trace: bool = False, least_ms: int = MIN_SAFETY_MS, most_ms: int = MAX_SAFETY_MS
     ) -> None:
         self.drawn = drawn
-        self.least_ms, self.most_ms = least_ms, most_ms
+        duration_ms = drawn.conditions.duration_ms
+        self.least_ms = least_ms if duration_ms is None else duration_ms
+        self.most_ms = most_ms if duration_ms is None else duration_ms
         self.result = Result(drawn.seed)
         strategies = dict(drawn.byzantine)
         scene = Scene(drawn.nodes, drawn.seed, drawn.stakes, drawn.parameters, frozenset(strategies))
@@ -150,6 +199,7 @@ class Run:
 
         self.world = World(scene, make)
         self.world.network.weather = replace(drawn.weather)
+        self.world.most_events = MAX_EVENTS if duration_ms is None else None
         self._failing = True
         if trace:
             self.world.lines = self.result.lines
@@ -162,6 +212,7 @@ class Run:
             world.start()
             self._keep_working()
             self._keep_failing()
+            self._keep_splitting()
             world.run_until(self._has_shown_enough, self.most_ms * US_PER_MS)
             self._failing = False
             self._heal()
@@ -180,17 +231,38 @@ class Run:
             return False
         return world.highest_honest() >= MIN_HEIGHTS and len(self.result.faults) >= MIN_FAULT_KINDS
 
+    @property
+    def _is_long(self) -> bool:
+        return self.drawn.conditions.duration_ms is not None
+
     def _keep_working(self) -> None:
         world = self.world
+        pause_ms = LONG_BLOCK_MS if self._is_long else WORK_MS
 
         def more() -> None:
             world.new_work(OperationKind.DATA, world.chance.choice(world.hosts).me, 1)
-            world.heap.after(WORK_MS * US_PER_MS, more)
+            # Once faults have stopped, a long run has to show that it goes on, not how long two minutes are.
+            world.heap.after((pause_ms if self._failing else WORK_MS) * US_PER_MS, more)
 
         more()
 
+    def _keep_splitting(self) -> None:
+        world, split_ms = self.world, self.drawn.conditions.partition_ms
+        if split_ms is None:
+            return
+
+        def split() -> None:
+            if self._failing:
+                self.result.faults[FaultKind.PARTITION] = self.result.faults.get(FaultKind.PARTITION, 0) + 1
+                world.trace(-1, f"split for {split_ms} ms")
+                _partition(world, split_ms)
+                world.heap.after(2 * split_ms * US_PER_MS, split)
+
+        world.heap.after(split_ms * US_PER_MS, split)
+
     def _keep_failing(self) -> None:
         world = self.world
+        step_ms = max(STEP_MS, (self.drawn.conditions.duration_ms or 0) // LONG_MOMENTS)
 
         def step() -> None:
             if not self._failing:
@@ -204,16 +276,18 @@ class Run:
                         self.result.faults[kind] = self.result.faults.get(kind, 0) + 1
                         world.trace(-1, f"fault {place}: {kind}")
                         _FAULTS[kind](world)
-            world.heap.after(STEP_MS * US_PER_MS, step)
+            world.heap.after(step_ms * US_PER_MS, step)
 
-        world.heap.after(STEP_MS * US_PER_MS, step)
+        world.heap.after(step_ms * US_PER_MS, step)
 
     def _heal(self) -> None:
         """Every honest host runs, every link works, at a moderate latency; the Byzantine stay as they are."""
         world = self.world
         world.trace(-1, "healed")
         world.network.heal()
-        world.network.weather = Weather(latency_ms=min(self.drawn.weather.latency_ms, 40), jitter_ms=5)
+        fixed_ms = self.drawn.conditions.latency_ms
+        latency_ms = min(self.drawn.weather.latency_ms, 40) if fixed_ms is None else fixed_ms
+        world.network.weather = Weather(latency_ms=latency_ms, jitter_ms=5)
         for host in world.hosts:
             host.crash_after = None
             host.clock_skew_ms = 0
@@ -223,7 +297,17 @@ class Run:
             if host.suspicious:
                 # With f corrupted, quorum needs every honest validator: the operator's override. The guard is intact.
                 host.override_quarantine()
+        self._reform()
         world.lanes_changed()
+
+    def _reform(self) -> None:
+        """Who forgot its votes at the height in progress is a faulty one of f there: as many corrupted turn honest."""
+        world = self.world
+        mute = sum(host.is_mute for host in world.honest())
+        corrupted = [host.index for host in world.hosts if not host.honest]
+        for index in corrupted[:mute]:
+            world.trace(index, "reformed")
+            world.replace(Adversary(world, index))
 
     def _progresses(self) -> bool:
         """Two more heights at every honest host within ten capped timeouts, for each height that has to be made up."""
@@ -237,17 +321,23 @@ class Run:
 
 
 def run_seed(
-    seed: int, nodes: int, byzantine: int, *, trace: bool = False, skip: frozenset[int] = frozenset()
+    seed: int,
+    nodes: int,
+    byzantine: int,
+    conditions: Conditions = DRAWN,
+    *,
+    trace: bool = False,
+    skip: frozenset[int] = frozenset(),
 ) -> Result:
-    return Run(replace(draw(seed, nodes, byzantine), skip=skip), trace=trace).run()
+    return Run(replace(draw(seed, nodes, byzantine, conditions), skip=skip), trace=trace).run()
 
 
-def minimise(seed: int, nodes: int, byzantine: int) -> tuple[frozenset[int], Result]:
+def minimise(seed: int, nodes: int, byzantine: int, conditions: Conditions = DRAWN) -> tuple[frozenset[int], Result]:
     """Leaves out fault after fault as long as the seed still fails; what is not skipped is needed."""
     skip: frozenset[int] = frozenset()
-    best = run_seed(seed, nodes, byzantine)
+    best = run_seed(seed, nodes, byzantine, conditions)
     for place in range(best.drawn):
-        tried = run_seed(seed, nodes, byzantine, skip=skip | {place})
+        tried = run_seed(seed, nodes, byzantine, conditions, skip=skip | {place})
         if tried.failed:
             skip, best = skip | {place}, tried
     return skip, best
@@ -299,12 +389,12 @@ def _mend_later(world: World, least_ms: int, most_ms: int) -> None:
     world.heap.after(world.chance.randint(least_ms, most_ms) * US_PER_MS, mend)
 
 
-def _partition(world: World) -> None:
+def _partition(world: World, lasts_ms: int | None = None) -> None:
     indices = list(range(len(world.hosts)))
     world.chance.shuffle(indices)
     cut = world.chance.randint(1, len(indices) - 1)
     world.network.partition(indices[:cut], indices[cut:])
-    _mend_later(world, 200, 4_000)
+    _mend_later(world, lasts_ms or 200, lasts_ms or 4_000)
 
 
 def _leader_alone(world: World) -> None:
@@ -386,6 +476,7 @@ def _wiped_log(world: World) -> None:
     host.stop()
     # At once: another fault may already have scheduled a restart, which must not take the wiped log for an intact one.
     host.suspicious = host.lost_log = True
+    host.forgot_votes_of = host.durable.disk.guard.height
     host.durable.disk.log.clear()
     host.durable.disk.durable = 0
     world.lanes_changed()

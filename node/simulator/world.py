@@ -11,7 +11,7 @@ from typing import Final
 from consensus import Rule, authenticate
 from consensus.effects import Observe
 from node.simulator import ledger
-from node.simulator.checkers import Checkers
+from node.simulator.checkers import Checkers, SafetyViolation
 from node.simulator.heap import Heap
 from node.simulator.host import Host, Packet
 from node.simulator.keys import KeyRing
@@ -70,6 +70,8 @@ class World:
         self.checkers = Checkers(self)
         self.lines: list[str] | None = None
         """The trace, when somebody wants to read it."""
+        self.most_events: int | None = None
+        """More than so many events are a failure: whatever multiplies, or never waits, would run without end."""
         self.rules: dict[Rule, int] = {}
         self._memory = Memory()
         self._work: dict[int, Operation] = {}
@@ -199,6 +201,14 @@ class World:
             self.trace(host.index, "started")
             self.lanes_changed()
 
+    def replace(self, host: Host) -> None:
+        """Another program takes over where this one stopped, with its key, chain and log."""
+        old = self.hosts[host.index]
+        old.stop(clean=True)
+        host.durable = old.durable
+        self.hosts[host.index] = host
+        self.restart(host)
+
     def lanes_changed(self) -> None:
         """Everybody notices a little later which lanes are open."""
         self.heap.after(LANE_NOTICE_US, self._notice_lanes)
@@ -212,9 +222,12 @@ class World:
 
     def run_until(self, condition: Callable[[], bool], limit_us: int) -> bool:
         """False if virtual time passed the limit, or nothing is left to happen."""
+        heap, most = self.heap, self.most_events
         while not condition():
-            if self.heap.now_us > limit_us or not self.heap.run_next():
+            if heap.now_us > limit_us or not heap.run_next():
                 return condition()
+            if most is not None and heap.handled > most:
+                raise SafetyViolation(f"runaway: {most} events were not enough, {heap.now_us // US_PER_MS} ms in")
         return True
 
     def lowest_honest(self) -> Height:
