@@ -86,7 +86,7 @@ from state.store.lmdb_store import LmdbStore
 from state.store.pruning import Retention
 from state.store.rows import ChainIdentity, Tip
 from state.workers.proof_pool import ProofJob, ProofPool
-from state.workers.z3_pool import Z3Pool, Z3Verdict
+from state.workers.z3_pool import Z3Pool, Z3Verdict, z3_pool_of
 from trellis.address import address_of
 from trellis.block import Block
 from trellis.certificate import Certificate
@@ -501,7 +501,10 @@ class Runtime:
     async def _solve(self, item: Solve) -> None:
         """In a confined process, one at a time; whatever goes wrong there abstains."""
         if self._solver is None:
-            self._solver = Z3Pool()
+            self._solver = z3_pool_of(self.engine.facts.network)
+        if self._solver is None:
+            self.take(Solved(item.statement_id, None))
+            return
         answer = await trio.to_thread.run_sync(self._solver.check, item.statement)
         verdict = _ATTESTED.get(answer.verdict)
         self.log.info(

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from node.home import CONFIG_NAME
+from state.proofs import STATEMENTS, VERIFIERS
+from state.workers.z3_pool import z3_build_hash
 from trellis.address import address_of, format_address
 from trellis.crypto.algorithms import AlgId
 from trellis.crypto.keystore import ScryptCost, lock, write_keystore
@@ -78,7 +80,7 @@ def generate(
                 (*accounts, *(GenesisAccount(m.validator.address, BALANCE) for m in members)), key=lambda a: a.address
             )
         ),
-        verifiers=(),
+        verifiers=_verifiers(),
     )
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "genesis.json").write_text(json.dumps(genesis.to_json(), indent=2) + "\n")
@@ -90,6 +92,16 @@ def generate(
         ]
         _write_home(directory / member.name, member, peers, sections(place))
     return genesis
+
+
+def _verifiers() -> tuple[tuple[str, bytes], ...]:
+    """All that this software has; the attested one only where its solver is installed."""
+    build = z3_build_hash()
+    return tuple(
+        (name, b"" if name in VERIFIERS or build is None else bytes(build))
+        for name in sorted(STATEMENTS)
+        if name in VERIFIERS or build is not None
+    )
 
 
 def _write_home(home: Path, member: Member, peers: list[str], sections: str) -> None:
