@@ -5,6 +5,7 @@ The order of ending matters: services and runtime stop together, and only then a
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 from typing import Final
 
@@ -44,10 +45,19 @@ async def run_node(home: Home) -> None:
             nursery.start_soon(live.keep_standing)
             plane = ControlPlane(live, listeners(home), metrics, _settings(home))
             await nursery.start(plane.run)
+            _settle_memory()
             structlog.get_logger().info("serving", addresses=plane.addresses)
     finally:
         runtime.close()
         archive.close()
+
+
+def _settle_memory() -> None:
+    """What start-up made stays for ever, and a pool of transactions is no garbage: looking through both again and again
+    took 6 % of a transaction's time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 def _settings(home: Home) -> PlaneSettings:

@@ -531,8 +531,12 @@ class Transaction:
         return hash_tagged(Tag.WITNESS, b"".join((head, key, len(signature).to_bytes(4, "big"), signature)))
 
     def witness_id(self, genesis_hash: Hash) -> Hash:
-        """The witness-inclusive id: one for each variant of signature and key."""
-        return hash_tagged(Tag.WITNESS_TX_ID, self.txid(genesis_hash), self.witness_leaf)
+        """The witness-inclusive id: one for each variant of signature and key. Kept, like the id."""
+        known: tuple[Hash, Hash] | None = self.__dict__.get("_known_witness_id")
+        if known is None or known[0] != genesis_hash:
+            witness_id = hash_tagged(Tag.WITNESS_TX_ID, self.txid(genesis_hash), self.witness_leaf)
+            known = self.__dict__["_known_witness_id"] = (genesis_hash, witness_id)
+        return known[1]
 
     def checks(self, genesis_hash: Hash, public_key: bytes) -> tuple[SignatureCheck, ...]:
         """The signatures that must verify under `public_key`: the one in force at the transaction's place."""
