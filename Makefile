@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 FUZZ_SECONDS ?= 600
-SEEDS ?= 0..6999
+SEEDS ?= 0..7399
+RESULTS ?=
 HANDSHAKES ?= 100000
 FUZZ_READY := $(VENV)/.ready-fuzz
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format proto proto-check bench fuzz sim e2e localnet clean
+.PHONY: help setup test lint format proto proto-check bench fuzz sim search e2e localnet clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,15 +54,18 @@ fuzz: $(FUZZ_READY) ## Fuzz every decoder for FUZZ_SECONDS (default 600), and HA
 	$(BIN)/python -m tests.fuzz.campaign --seconds $(FUZZ_SECONDS)
 	$(BIN)/python -m tests.p2p.fuzz_handshake $(HANDSHAKES)
 
-sim: $(READY) ## Simulate SEEDS (default 0..6999) at n = 4, 7 and 10 with f Byzantine.
-	$(BIN)/trellis sim --seeds $(SEEDS)
+sim: $(READY) ## Simulate SEEDS (default 0..7399) at n = 4, 7 and 10; RESULTS=file keeps them, and goes on there.
+	$(BIN)/trellis sim --seeds $(SEEDS) $(if $(RESULTS),--results $(RESULTS))
+
+search: $(READY) ## Search small networks exhaustively, and with twins; then the mutants of the core.
+	$(BIN)/trellis sim --exhaustive --twins
+	$(BIN)/python -m tests.node.simulator.mutants
 
 e2e: $(READY) ## Run real processes on real sockets, and kill some.
 	$(BIN)/python -m pytest -m e2e tests/e2e
 
-localnet: ## Reserved for the local network of the node.
-	@echo "make localnet: the node cannot run a local network yet; see CHANGELOG.md for what exists." >&2
-	@exit 1
+localnet: $(READY) ## Run four validators on this machine, and show them until Ctrl-C.
+	$(BIN)/trellis localnet up
 
 clean: ## Remove .venv and what builds left behind.
 	rm -rf $(VENV) build dist *.egg-info proto/*.egg-info proto/build .mypy_cache .ruff_cache .hypothesis

@@ -216,6 +216,9 @@ class Run:
             world.run_until(self._has_shown_enough, self.most_ms * US_PER_MS)
             self._failing = False
             self._heal()
+            if self._is_long:
+                # A long run has to show now that it goes on, not in two minutes.
+                self._keep_working()
             result.stalled = not self._progresses()
         except SafetyViolation as violation:
             result.violation = str(violation)
@@ -237,12 +240,11 @@ class Run:
 
     def _keep_working(self) -> None:
         world = self.world
-        pause_ms = LONG_BLOCK_MS if self._is_long else WORK_MS
+        pause_ms = LONG_BLOCK_MS if self._is_long and self._failing else WORK_MS
 
         def more() -> None:
             world.new_work(OperationKind.DATA, world.chance.choice(world.hosts).me, 1)
-            # Once faults have stopped, a long run has to show that it goes on, not how long two minutes are.
-            world.heap.after((pause_ms if self._failing else WORK_MS) * US_PER_MS, more)
+            world.heap.after(pause_ms * US_PER_MS, more)
 
         more()
 

@@ -39,8 +39,16 @@ def test_every_strategy_is_outvoted(strategy: str) -> None:
 
 
 def test_growth_is_measured_over_doubling_networks() -> None:
-    output = run("demo", "scalability", "--nodes", "25", "--heights", "1")
-    assert "deliveries a block: n^" in output
-    rows = json.loads(run("-o", "json", "demo", "scalability", "--nodes", "25", "--heights", "1"))["networks"]
-    assert [row["nodes"] for row in rows] == [10, 20, 25]
-    assert rows[1]["deliveries_a_block"] > 3 * rows[0]["deliveries_a_block"]
+    output = run("demo", "scalability", "--nodes", "25")
+    assert "messages: n^2.0" in output
+    rows = json.loads(run("-o", "json", "demo", "scalability", "--nodes", "25"))["networks"]
+    assert [row["validators"] for row in rows] == [10, 20, 25]
+    assert all(row["delivered"] == row["messages"] and not row["computed"] for row in rows)
+
+
+def test_sampled_replicas_hear_all_validators_and_totals_are_labelled_as_computed() -> None:
+    (_, row) = json.loads(run("-o", "json", "demo", "scalability", "--nodes", "19", "--replicas", "7"))["networks"]
+    assert row["computed"]
+    assert row["messages"] == 18 + 2 * 19 * 18
+    heard_by_one = 2 * 18 + 1
+    assert row["delivered"] == 7 * heard_by_one - 1, "the leader hears no proposal"

@@ -15,7 +15,7 @@ from node.simulator.campaign import Setting, replay_command, run_campaign
 from node.simulator.disk import Disk
 from node.simulator.heap import Heap
 from node.simulator.network import Network, Weather
-from node.simulator.swarm import FaultKind, Result, draw, minimise, run_seed
+from node.simulator.swarm import Conditions, FaultKind, Result, Run, draw, minimise, run_seed
 from trellis.types import ZERO_HASH, Hash, Height, View
 from trellis.votes import Vote, VoteKind
 
@@ -96,13 +96,30 @@ def test_faults_that_are_left_out_do_not_fire() -> None:
 def test_minimising_leaves_only_faults_that_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     from node.simulator import swarm
 
-    def fake(seed: int, nodes: int, byzantine: int, *, skip: frozenset[int] = frozenset()) -> Result:
+    def fake(
+        seed: int, nodes: int, byzantine: int, conditions: Conditions, *, skip: frozenset[int] = frozenset()
+    ) -> Result:
         return Result(seed, drawn=6, violation="" if {2, 4} & skip else "needs 2 and 4")
 
     monkeypatch.setattr(swarm, "run_seed", fake)
     skip, result = minimise(0, 4, 1)
     assert skip == {0, 1, 3, 5}
     assert result.failed
+
+
+def test_a_run_that_multiplies_messages_ends_as_a_failure() -> None:
+    run = Run(draw(5, 4, 1))
+    run.world.most_events = 1_000
+    result = run.run()
+    assert result.failed
+    assert result.violation.startswith("runaway: 1000 events were not enough")
+
+
+def test_who_forgot_its_votes_at_the_height_in_progress_is_one_of_the_f_faults() -> None:
+    """Its guard rightly refuses what could help; with f corrupted beside it nothing is owed, so one of them reforms."""
+    result = run_seed(1_432, 4, 1, trace=True)
+    assert not result.failed
+    assert sum("reformed" in line for line in result.lines) == 1
 
 
 def test_a_campaign_does_not_depend_on_its_workers() -> None:
