@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final, assert_never
+from typing import Any, Final
 
 import click
 
@@ -24,18 +24,16 @@ from trellis.crypto.schemes import verify_all
 from trellis.encoding import DecodeError
 from trellis.evidence import (
     MAX_EVIDENCE_BYTES,
-    ConflictingVotes,
     Evidence,
     EvidenceFault,
-    InvalidProofPrepare,
-    LockLie,
     decode_evidence,
     evidence_fault,
     evidence_id,
 )
+from trellis.explanation import explain as explain_in_full
+from trellis.explanation import summary
 from trellis.genesis import Genesis
 from trellis.v1 import chain_pb2, consensus_service_pb2
-from trellis.votes import SignedVote
 
 _KINDS: Final = chain_pb2.EvidenceKind.DESCRIPTOR
 _SEARCHED: Final = 100_000
@@ -105,8 +103,9 @@ def list_(
 def explain(ctx: click.Context, which: str, connection: Connection) -> None:
     """Explain one piece of evidence: who signed what, and why both cannot be honest.
 
-    A file is explained without any node; an id is looked up at the node first. With --genesis the signatures are
-    checked here, against the keys that genesis gives the validators.
+    A file is explained without any node; an id is looked up at the node first. With --genesis the very bytes that were
+    signed are shown, with the steps by which anyone can check them, and the signatures are checked here, against the
+    keys that genesis gives the validators.
 
     \b
     Examples:
@@ -128,13 +127,16 @@ def explain(ctx: click.Context, which: str, connection: Connection) -> None:
         raise CommandFailed(
             Exit.NO, f"{which} is no evidence: {fault.detail}", "copy it again, whole and without changes"
         ) from fault
-    checked, disproof = _checked(found, read_trust(connection))
+    trust = read_trust(connection)
+    genesis_hash = None if trust is None else trust.hash if isinstance(trust, Genesis) else trust.genesis_hash
+    checked, disproof = _checked(found, trust)
     record = {
         "evidence_id": evidence_id(found).hex(),
         "offence": found.kind.name.lower().replace("_", "-"),
         "accused": format_address(found.offender),
         "height": found.height,
-        "explanation": _explanation(found),
+        "explanation": summary(found),
+        "proof": None if genesis_hash is None else str(explain_in_full(found, genesis_hash)),
         "signatures": checked,
         "evidence": data.hex(),
     }
@@ -175,33 +177,3 @@ def _checked(found: Evidence, trust: Trust | None) -> tuple[str, EvidenceFault |
     if fault is EvidenceFault.UNKNOWN_VALIDATOR:
         return "not checked: the accused became a validator after genesis", None
     return f"prove nothing: {fault.replace('_', ' ')}", fault
-
-
-def _explanation(found: Evidence) -> str:
-    match found:
-        case ConflictingVotes():
-            return (
-                f"In height {found.height} the validator signed {_vote(found.first)}, and also {_vote(found.second)}. "
-                "An honest validator signs one of them."
-            )
-        case LockLie():
-            return (
-                f"In height {found.height} the validator signed {_vote(found.commit)}, by which it locked on that "
-                f"block, and later {_vote(found.view_change)}, which denies the lock."
-            )
-        case InvalidProofPrepare():
-            return (
-                f"In height {found.height} the validator signed {_vote(found.prepare)}, which claims a proof valid. "
-                "Whoever runs the proof's verifier on it finds exactly INVALID."
-            )
-        case _:
-            assert_never(found)
-
-
-def _vote(signed: SignedVote) -> str:
-    vote = signed.vote
-    name = vote.kind.name.replace("_", "-")
-    if vote.block_hash is not None:
-        return f"{name} in view {vote.view} for block {vote.block_hash.hex()[:16]}…"
-    prepared = "no prepared block" if vote.prepared is None else f"a block prepared in view {vote.prepared.view}"
-    return f"{name} for view {vote.view} naming {prepared}"

@@ -117,3 +117,34 @@ def _proof_rule(evidence: InvalidProofPrepare, genesis_hash: Hash) -> tuple[str,
         "Follow the Merkle path from the transaction, its outcome OK and its fee, to the header's tx_root.",
         f"Run the statement's verifier on the proof of transaction {txid}: it answers exactly INVALID, not LIMIT.",
     )
+
+
+def summary(evidence: Evidence) -> str:
+    """In a sentence, without the chain at hand."""
+    match evidence:
+        case ConflictingVotes():
+            return (
+                f"In height {evidence.height} the validator signed {_named(evidence.first)}, and also "
+                f"{_named(evidence.second)}. An honest validator signs one of them."
+            )
+        case LockLie():
+            return (
+                f"In height {evidence.height} the validator signed {_named(evidence.commit)}, by which it locked on "
+                f"that block, and later {_named(evidence.view_change)}, which denies the lock."
+            )
+        case InvalidProofPrepare():
+            return (
+                f"In height {evidence.height} the validator signed {_named(evidence.prepare)}, which claims a proof "
+                "valid. Whoever runs the proof's verifier on it finds exactly INVALID."
+            )
+        case _:
+            assert_never(evidence)
+
+
+def _named(signed: SignedVote) -> str:
+    vote = signed.vote
+    name = vote.kind.name.replace("_", "-")
+    if vote.block_hash is not None:
+        return f"{name} in view {vote.view} for block {vote.block_hash.hex()[:16]}…"
+    prepared = "no prepared block" if vote.prepared is None else f"a block prepared in view {vote.prepared.view}"
+    return f"{name} for view {vote.view} naming {prepared}"
