@@ -13,7 +13,6 @@ from node.http import HealthReport
 from node.p2p_metrics import P2pMetrics
 from node.runtime import Runtime
 from node.work import Committed
-from p2p.health import Health
 from p2p.host import Host
 from state.chain import read_totals
 from state.results import accuracy
@@ -42,8 +41,9 @@ class Observer:
     def started(self, host: Host) -> None:
         """The host runs: from now on scrapes read it."""
         self._host = host
-        network = P2pMetrics(self._metrics, Health(host, self._runtime._book))
-        self._metrics.samplers.append(network.collect)
+        network = self._runtime.network
+        figures = P2pMetrics(self._metrics, network.health, network.gossip.counters)
+        self._metrics.samplers.append(figures.collect)
 
     # Blocks.
 
@@ -98,16 +98,15 @@ class Observer:
         runtime = self._runtime
         if self._host is None:
             return HealthReport(synced=False, quorum=False, detail={"height": runtime.ledger.tip.height})
-        catch_up = runtime.engine.catch_up
-        behind = catch_up.active or catch_up.target > runtime.ledger.tip.height
-        return HealthReport(
-            synced=not behind,
-            quorum=runtime.has_quorum,
-            detail={
-                "height": runtime.ledger.tip.height,
-                "block": runtime.ledger.tip.block_hash.hex(),
-                "peers": len(self._host.peers()),
-                "validators_connected": len(runtime.open_lanes),
-                "mempool_transactions": len(runtime.pool),
-            },
-        )
+        detail: dict[str, str | int | bool] = {
+            "height": runtime.ledger.tip.height,
+            "block": runtime.ledger.tip.block_hash.hex(),
+            "peers": len(self._host.peers()),
+            "validators_connected": len(runtime.open_lanes),
+            "mempool_transactions": len(runtime.pool),
+            "sync_sources": runtime.network.sources,
+        }
+        for name, depth in runtime.network.health.snapshot().queues.items():
+            detail[f"queue_{name}"] = depth
+        behind = runtime.engine.catch_up.behind
+        return HealthReport(synced=not behind, quorum=runtime.has_quorum, detail=detail)

@@ -236,7 +236,7 @@ def _report_load(ctx: click.Context, figures: LoadFigures) -> None:
         raise CommandFailed(
             Exit.NO,
             "no figures: " + "; ".join(figures.problems),
-            "this is a fault of the network or of this command: keep the nodes' logs",
+            "keep the nodes' logs; what a node says of one of them: trellis tx show TXID",
         )
     if current_format(ctx) is OutputFormat.JSON:
         click.echo(json.dumps(figures.to_json(), indent=2))

@@ -9,10 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import wraps
-from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
@@ -21,51 +19,21 @@ from rich.console import Console
 from rich.live import Live
 
 from node.cli.exits import CommandFailed, Exit
+from node.cli.localnet_faults import faults
+from node.cli.localnet_folder import home_option, reporting
 from node.cli.output import OutputFormat, current_format, emit_record, output_option
-from node.localnet import faults as harm
 from node.localnet import screen
 from node.localnet.layout import Folder, LocalnetFault, Manifest
 from node.localnet.making import make, taken_ports
 from node.localnet.processes import PROXY, find, last_lines, names, start, stop
-from node.localnet.rules import MAX_DELAY_MS
 from node.localnet.samples import Watch, is_ready
 from trellis.parameters import Parameters
 
-DEFAULT_HOME: Final = Path("~/.trellis/localnet")
 UP_S: Final = 120.0
 """For all nodes to be ready: n interpreters load at once."""
 REFRESH_S: Final = 1.0
 LINE_S: Final = 5.0
 """Between lines where the output is no terminal."""
-
-
-def _folder(_ctx: click.Context, _parameter: click.Parameter, value: Path) -> Folder:
-    return Folder(value.expanduser().absolute())
-
-
-home_option = click.option(
-    "--home",
-    "folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=DEFAULT_HOME,
-    show_default=True,
-    envvar="TRELLIS_LOCALNET",
-    callback=_folder,
-    help="The network's folder.",
-)
-
-
-def reporting(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Ends a command that finds the folder wanting with what is wrong and what to do."""
-
-    @wraps(command)
-    def guarded(*arguments: Any, **settings: Any) -> Any:
-        try:
-            return command(*arguments, **settings)
-        except LocalnetFault as fault:
-            raise CommandFailed(Exit.LOCAL, str(fault), fault.hint) from fault
-
-    return guarded
 
 
 @click.group()
@@ -303,93 +271,4 @@ def fund(ctx: click.Context, folder: Folder, address: str, amount: str) -> None:
     emit_record(ctx, pay(folder, folder.manifest(), address, amount))
 
 
-@localnet.group()
-def faults() -> None:
-    """Break the network on purpose, and mend it."""
-
-
-nodes_argument = click.argument("nodes", nargs=-1, required=True, metavar="NODE...")
-
-
-def _checked(folder: Folder, nodes: tuple[str, ...]) -> Manifest:
-    manifest = folder.manifest()
-    for name in nodes:
-        manifest.node(name)
-    return manifest
-
-
-@faults.command()
-@nodes_argument
-@home_option
-@reporting
-def kill(folder: Folder, nodes: tuple[str, ...]) -> None:
-    """End processes without warning (SIGKILL)."""
-    _checked(folder, nodes)
-    harm.kill(folder, nodes)
-    click.echo(f"killed {', '.join(nodes)}; start again: trellis localnet faults restart {' '.join(nodes)}")
-
-
-@faults.command()
-@nodes_argument
-@home_option
-@reporting
-def freeze(folder: Folder, nodes: tuple[str, ...]) -> None:
-    """Stop processes where they are (SIGSTOP)."""
-    _checked(folder, nodes)
-    harm.freeze(folder, nodes)
-    click.echo(f"froze {', '.join(nodes)}; end it: trellis localnet faults thaw {' '.join(nodes)}")
-
-
-@faults.command()
-@nodes_argument
-@home_option
-@reporting
-def thaw(folder: Folder, nodes: tuple[str, ...]) -> None:
-    """Let frozen processes go on (SIGCONT)."""
-    _checked(folder, nodes)
-    harm.thaw(folder, nodes)
-    click.echo(f"thawed {', '.join(nodes)}")
-
-
-@faults.command()
-@nodes_argument
-@home_option
-@reporting
-def restart(folder: Folder, nodes: tuple[str, ...]) -> None:
-    """Stop nodes in order if they run, and start them."""
-    _checked(folder, nodes)
-    harm.restart(folder, nodes)
-    click.echo(f"started {', '.join(nodes)}")
-
-
-@faults.command()
-@nodes_argument
-@home_option
-@reporting
-def partition(folder: Folder, nodes: tuple[str, ...]) -> None:
-    """Cut the named nodes off from all others."""
-    rules = harm.partition(folder, _checked(folder, nodes), nodes)
-    click.echo("\n".join([*rules.describe(), "end it: trellis localnet faults heal"]))
-
-
-@faults.command()
-@click.argument("nodes", nargs=-1, metavar="[NODE...]")
-@click.option(
-    "--ms", "delay_ms", type=click.IntRange(0, MAX_DELAY_MS), required=True, help="Added each way; 0 ends it."
-)
-@home_option
-@reporting
-def delay(folder: Folder, nodes: tuple[str, ...], delay_ms: int) -> None:
-    """Slow every message to and from the named nodes, or all nodes."""
-    manifest = _checked(folder, nodes)
-    rules = harm.delay(folder, manifest, nodes or [entry.name for entry in manifest.nodes], delay_ms)
-    click.echo("\n".join([*rules.describe(), "end it: trellis localnet faults heal"]))
-
-
-@faults.command()
-@home_option
-@reporting
-def heal(folder: Folder) -> None:
-    """Undo every fault: links whole, frozen nodes thawed, dead ones started."""
-    done = harm.heal(folder, folder.manifest())
-    click.echo("\n".join(done) if done else "nothing was wrong")
+localnet.add_command(faults)

@@ -173,7 +173,8 @@ class ConsensusService:
 
         def look(reader: ChainReader) -> _C.ListEvidenceResponse:
             # What waits comes first, on the first page: it is newer than all that was accepted.
-            records = [message for message in map(record, pending) if wanted(message)]
+            waiting = (record(data, backend.genesis.hash) for data in pending)
+            records = [message for message in waiting if wanted(message)]
             found = heapq.nlargest(size, records, key=lambda message: (message.height, message.evidence_id))
             going_on: tuple[int, int] | None = (U64_MAX, 0)
             if len(found) < size:
@@ -192,7 +193,8 @@ class ConsensusService:
             page = reader.evidence(size - len(found), before, accused=accused, kind=kind, min_offence_height=lowest)
             budget = Budget()
             for item in page.found:
-                message = accepted_record(item.evidence, backend.ref(reader, item.height, reader.tip.height))
+                ref = backend.ref(reader, item.height, reader.tip.height)
+                message = accepted_record(item.evidence, ref, backend.genesis.hash)
                 if not budget.fits(message):
                     return item.height, item.evidence.index + 1
                 if wanted(message):

@@ -9,7 +9,8 @@ from state.store.reader import ChainReader
 from state.store.rows import AcceptedEvidence, evidence_key
 from state.store.store import Table
 from trellis.evidence import ConflictingVotes, Evidence, EvidenceKind, LockLie, decode_evidence, evidence_id
-from trellis.types import Height
+from trellis.explanation import explain
+from trellis.types import Hash, Height
 from trellis.v1 import chain_pb2, common_pb2
 
 LEDGER_KINDS: Final = {
@@ -32,7 +33,7 @@ def kind_of(evidence: Evidence) -> chain_pb2.EvidenceKind.ValueType:
             return chain_pb2.EVIDENCE_KIND_WRONG_VERIFICATION
 
 
-def record(data: bytes) -> chain_pb2.EvidenceRecord:
+def record(data: bytes, genesis_hash: Hash) -> chain_pb2.EvidenceRecord:
     """What the bytes alone say."""
     evidence = decode_evidence(data)
     return chain_pb2.EvidenceRecord(
@@ -42,14 +43,16 @@ def record(data: bytes) -> chain_pb2.EvidenceRecord:
         height=evidence.height,
         view=_view_of(evidence),
         slashed="0",
-        explanation=explain(evidence),
+        explanation=str(explain(evidence, genesis_hash)),
         evidence=data,
     )
 
 
-def accepted_record(accepted: AcceptedEvidence, block: common_pb2.BlockRef) -> chain_pb2.EvidenceRecord:
+def accepted_record(
+    accepted: AcceptedEvidence, block: common_pb2.BlockRef, genesis_hash: Hash
+) -> chain_pb2.EvidenceRecord:
     """Of evidence that a block accepted."""
-    message = record(accepted.evidence)
+    message = record(accepted.evidence, genesis_hash)
     message.accepted_in.CopyFrom(block)
     message.txid = accepted.txid.hex()
     message.reporter = address_text(accepted.reporter)
@@ -61,29 +64,6 @@ def accepted_at(reader: ChainReader, height: Height) -> list[AcceptedEvidence]:
     """In block order."""
     rows = reader.snapshot.scan(Table.EVIDENCE, evidence_key(height, 0), evidence_key(height + 1, 0))
     return [reader.accepted(key, row).evidence for key, row in rows]
-
-
-def explain(evidence: Evidence) -> str:
-    """Who signed what, and why both cannot be honest."""
-    who, height = address_text(evidence.offender), evidence.height
-    match evidence:
-        case ConflictingVotes():
-            first, second = evidence.first.vote, evidence.second.vote
-            return (
-                f"Validator {who} signed {first.kind.name} and {second.kind.name} for height {height}, view "
-                f"{first.view}, with contents that contradict each other; an honest validator signs one."
-            )
-        case LockLie():
-            commit, later = evidence.commit.vote, evidence.view_change.vote
-            return (
-                f"Validator {who} signed COMMIT for height {height}, view {commit.view}, so it was locked there; its "
-                f"VIEW-CHANGE to view {later.view} denies that lock."
-            )
-        case _:
-            return (
-                f"Validator {who} signed PREPARE for height {height}, view {evidence.prepare.vote.view}, for a block "
-                "that claims valid a proof which its checker finds exactly invalid."
-            )
 
 
 def _view_of(evidence: Evidence) -> int:

@@ -30,6 +30,7 @@ TURN_STREAMS: Final = 32
 wallets, and the interpreter's lock, for tens of milliseconds."""
 
 TURN_S: Final = 0.002
+RECENT_BLOCKS: Final = 8
 
 
 class Stream:
@@ -40,7 +41,7 @@ class Stream:
     def __init__(self, first: int) -> None:
         self.next = first
         self.caught_up = False
-        self.wake: asyncio.Future[None] | None = None
+        self.wake: asyncio.Future[bool] | None = None
 
 
 class Feed:
@@ -53,6 +54,7 @@ class Feed:
         self._waiting: list[Stream] = []
         self._closed = False
         self._at_field = (-1, b"")
+        self._recent: dict[int, LoadedBlock] = {}
         self._waker: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -70,7 +72,7 @@ class Feed:
                 turn, self._waiting = self._waiting[:TURN_STREAMS], self._waiting[TURN_STREAMS:]
                 for stream in turn:
                     if stream.wake is not None and not stream.wake.done():
-                        stream.wake.set_result(None)
+                        stream.wake.set_result(True)
                 if self._waiting:
                     await asyncio.sleep(TURN_S)
         finally:
@@ -81,7 +83,7 @@ class Feed:
         self._closed = True
         for stream in self._waiting:
             if stream.wake is not None and not stream.wake.done():
-                stream.wake.set_result(None)
+                stream.wake.set_result(True)
         self._waiting.clear()
 
     def stop(self) -> None:
@@ -114,8 +116,7 @@ class Feed:
                 if stream.caught_up and self.height - stream.next > MAX_LAG_BLOCKS:
                     raise self._gap(stream)
                 if stream.next <= self.height:
-                    self._backend.check_body(stream.next)
-                    body = await message_of(await self._backend.loaded(Height(stream.next)))
+                    body = await message_of(await self._block(stream.next))
                     began = self.height
                     if body is not None:
                         await call.send(self._at() + body)
@@ -135,16 +136,32 @@ class Feed:
 
     async def _news(self, stream: Stream, until: float) -> bool:
         """Waits for the next final block; False if the time came first."""
-        stream.wake = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        stream.wake = loop.create_future()
+        timer = loop.call_at(until, self._expire, stream)
         self._waiting.append(stream)
         try:
-            async with asyncio.timeout_at(until):
-                await stream.wake
-        except TimeoutError:
-            if stream in self._waiting:
-                self._waiting.remove(stream)
-            return False
-        return True
+            return await stream.wake
+        finally:
+            timer.cancel()
+
+    def _expire(self, stream: Stream) -> None:
+        if stream.wake is not None and not stream.wake.done():
+            stream.wake.set_result(False)
+        if stream in self._waiting:
+            self._waiting.remove(stream)
+
+    async def _block(self, height: int) -> LoadedBlock:
+        """A final block. The newest are at hand: what a thousand streams ask for must not be looked up each time."""
+        found = self._recent.get(height)
+        if found is None:
+            self._backend.check_body(height)
+            found = await self._backend.loaded(Height(height))
+            if self.height - height < RECENT_BLOCKS:
+                self._recent[height] = found
+                while len(self._recent) > RECENT_BLOCKS:
+                    del self._recent[min(self._recent)]
+        return found
 
     def _at(self) -> bytes:
         """The field `at`, which has number 1 in every response: of the last final block."""

@@ -41,9 +41,8 @@ from state.stake import read_stake, read_unbondings
 from state.store.chain import ChainStore
 from state.store.reader import ChainReader
 from state.store.rows import Tip, TxLocation
-from state.transactions import Candidate, Terms, terms_of
+from state.transactions import Candidate, Terms, terms_of, without_known_key
 from state.validator_sets import read_eras, require_set, set_at
-from trellis.address import address_of
 from trellis.genesis import EngineKind, Genesis
 from trellis.transaction import Transaction
 from trellis.types import Address, Hash, Height
@@ -153,14 +152,8 @@ class LedgerHalf:
     # Submission.
 
     def prepared(self, transaction: Transaction) -> Transaction:
-        """What to offer to the pool. A wallet may carry its key once too often: between its look at the account and now
-        the key became known. The same signature without the key is then what a block can have."""
-        if not transaction.public_key:
-            return transaction
-        known = read_key(self.ledger.state, transaction.parsed.sender)
-        if known is None or address_of(transaction.alg_id, transaction.public_key) != Address(known.key_hash):
-            return transaction
-        return Transaction(transaction.body, transaction.alg_id, b"", transaction.signature)
+        """What to offer to the pool, and to ask `outcome` about."""
+        return without_known_key(transaction, self.ledger.state)
 
     def outcome(self, transaction: Transaction, reason: Reason | None) -> SubmitOutcome:
         """What to answer, given what the pool said; `reason` is None for what it took. Submission is idempotent: what

@@ -73,9 +73,6 @@ KEEPALIVE_TIMEOUT_MS: Final = 10_000
 MIN_PING_INTERVAL_MS: Final = 10_000
 MAX_PING_STRIKES: Final = 3
 SEND_BUFFER_BYTES: Final = 256 << 10
-_IDENTITY_ALONE: Final = 1
-"""A bit set of compression algorithms. Decompressed requests are not held to the size limit by gRPC: a kilobyte that
-unpacks to a gigabyte must not be unpacked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +96,6 @@ def server_options(max_message_bytes: int) -> list[tuple[str, Any]]:
         ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
         ("grpc.http2.max_ping_strikes", MAX_PING_STRIKES),
         ("grpc.http2.write_buffer_size", SEND_BUFFER_BYTES),
-        ("grpc.compression_enabled_algorithms_bitset", _IDENTITY_ALONE),
     ]
 
 

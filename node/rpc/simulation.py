@@ -27,7 +27,7 @@ from trellis.crypto.schemes import verify_all
 from trellis.encoding import DecodeError
 from trellis.outcome import Outcome
 from trellis.transaction import Transaction
-from trellis.types import U8_MAX, Address, Hash, Height, View
+from trellis.types import Address, Hash, Height, View
 from trellis.v1 import transaction_pb2
 
 
@@ -48,7 +48,7 @@ def unsigned_parts(message: transaction_pb2.Transaction) -> Transaction:
     """A transaction whose key and signature may be missing."""
     if not 0 < len(message.body) <= MAX_TX_BODY_BYTES:
         raise Refused(Reason.MALFORMED_TX, f"a body has 1 to {MAX_TX_BODY_BYTES} bytes, not {len(message.body)}")
-    if not 0 < message.alg_id <= U8_MAX:
+    if message.alg_id not in AlgId.__members__.values():
         raise invalid("alg_id", f"there is no algorithm {message.alg_id}")
     if len(message.public_key) > MAX_PUBLIC_KEY_BYTES or len(message.signature) > MAX_SIGNATURE_BYTES:
         raise invalid("public_key", "key or signature is larger than any algorithm's")

@@ -10,8 +10,9 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from importlib.resources import files
 from typing import Any, Final
 
-from google.protobuf import descriptor_pb2, text_format
+from google.protobuf import descriptor_pb2, duration_pb2, text_format
 from google.protobuf.descriptor_pool import DescriptorPool
+from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # stubs without py.typed
 from grpc_health.v1 import health_pb2  # type: ignore[import-untyped]  # the package ships no annotations
 from grpc_reflection.v1alpha import reflection_pb2  # type: ignore[import-untyped]  # the same
 from grpc_reflection.v1alpha.reflection import (  # type: ignore[import-untyped]  # the same
@@ -114,12 +115,13 @@ def _stable_reflection(alpha: descriptor_pb2.FileDescriptorProto) -> descriptor_
 
 
 class CommentedPool:
-    """A descriptor pool whose files still have their comments: `google.protobuf`'s own drops them."""
+    """A descriptor pool whose files still have their comments: `google.protobuf`'s own drops them. With the details of
+    errors, so that tools can show a reason instead of its bytes."""
 
     def __init__(self) -> None:
         data = files("trellis.v1").joinpath("descriptor.binpb").read_bytes()
         found = list(descriptor_pb2.FileDescriptorSet.FromString(data).file)
-        for module in (health_pb2, reflection_pb2):
+        for module in (duration_pb2, error_details_pb2, health_pb2, reflection_pb2):
             proto = descriptor_pb2.FileDescriptorProto()
             module.DESCRIPTOR.CopyToProto(proto)
             found.append(proto)

@@ -72,7 +72,8 @@ class SubscriptionService:
         async def message_of(loaded: LoadedBlock) -> bytes | None:
             height, ref = loaded.header.height, loaded.ref(final=True)
             found = backend.reading.now(lambda reader: accepted_at(reader, height))
-            records = [accepted_record(item, ref) for item in found if not accused or item.accused in accused]
+            wanted = (item for item in found if not accused or item.accused in accused)
+            records = [accepted_record(item, ref, backend.genesis.hash) for item in wanted]
             if not records:
                 return None
             return _S.SubscribeEvidenceResponse(
