@@ -7,10 +7,11 @@ FUZZ_SECONDS ?= 600
 SEEDS ?= 0..7399
 RESULTS ?=
 HANDSHAKES ?= 100000
+E2E ?= tests/e2e
 FUZZ_READY := $(VENV)/.ready-fuzz
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format proto proto-check bench fuzz sim search e2e localnet clean
+.PHONY: help setup test lint format proto proto-check bench fuzz sim search clients e2e localnet clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,8 +62,11 @@ search: $(READY) ## Search small networks exhaustively, and with twins; then the
 	$(BIN)/trellis sim --exhaustive --twins
 	$(BIN)/python -m tests.node.simulator.mutants
 
-e2e: $(READY) ## Run real processes on real sockets, and kill some.
-	$(BIN)/python -m pytest -m e2e tests/e2e
+clients: $(READY) ## Install grpcurl (with Go) and buf (with npm) into .venv, as far as these are there.
+	sh deploy/install-clients.sh $(VENV)
+
+e2e: $(READY) ## Run real processes on real sockets, and kill some; E2E names fewer of the tests.
+	$(BIN)/python -m pytest -m e2e $(E2E)
 
 localnet: $(READY) ## Run four validators on this machine, and show them until Ctrl-C.
 	$(BIN)/trellis localnet up

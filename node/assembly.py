@@ -20,17 +20,21 @@ from node.observer import Observer
 from node.rpc.listening import Listener, Tls, operators
 from node.rpc.port import NodeFacts, Role
 from node.rpc.server import ControlPlane, PlaneSettings
-from node.rpc.sets import SetArchive
+from node.rpc.sets import SETS_FILE, SetArchive
 from node.runtime import Runtime, now_ms, open_node
+from node.snapshot_service import SnapshotService
+from node.state_sync import start_from_snapshot
+from state.store.shelf import SnapshotShelf
 from trellis.peerid import fingerprint, peer_id, peer_id_text
 
-SETS_FILE: Final = "sets"
 _SHOWN: Final = ("cryptography", "grpcio", "libp2p", "lmdb", "protobuf", "trio", "z3-solver")
 
 
 async def run_node(home: Home) -> None:
     """Until cancelled; raises what stopped the node."""
     metrics = Metrics()
+    if home.config.sync.snapshots:
+        await start_from_snapshot(home)
     opened = open_node(home)
     runtime = Runtime(home, opened, metrics)
     archive = SetArchive(home.data_directory / SETS_FILE)
@@ -43,6 +47,8 @@ async def run_node(home: Home) -> None:
             observer.started(runtime.host)
             live = LiveNode(runtime, _facts(home, runtime), archive)
             nursery.start_soon(live.keep_standing)
+            shelf = SnapshotShelf(home.snapshot_directory)
+            SnapshotService(shelf, opened.chain.read, live.set_of).serve(runtime.network.requests)
             plane = ControlPlane(live, listeners(home), metrics, _settings(home))
             await nursery.start(plane.run)
             _settle_memory()

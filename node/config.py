@@ -15,8 +15,19 @@ from pathlib import Path
 from typing import Any, Final
 
 from node.logs import LogFormat, LogLevel
+from node.trust import SyncMode
 
 ENVIRONMENT_PREFIX: Final = "TRELLIS_"
+
+
+class Reach(StrEnum):
+    """Of addresses that strangers tell."""
+
+    GLOBAL = "global"
+    PRIVATE = "private"
+    """And networks inside an organisation."""
+    LOOPBACK = "loopback"
+    """And this machine: for development and tests."""
 
 
 class ConfigInvalid(ValueError):
@@ -47,7 +58,10 @@ class NodeSection:
 class P2pSection:
     listen: tuple[str, ...] = _key(("/ip4/0.0.0.0/tcp/26600",), "multiaddrs to listen at")
     static_peers: tuple[str, ...] = _key((), "multiaddrs with /p2p/ id, always dialled")
+    announce: tuple[str, ...] = _key((), "multiaddrs at which others reach this node; empty tells nobody of it")
+    reach: Reach = _key(Reach.GLOBAL, "how far records of peers may make this node dial: global, private or loopback")
     dns_seeds: tuple[str, ...] = _key((), "domain names that list peers in TXT records")
+    json_seeds: tuple[str, ...] = _key((), "HTTPS addresses of documents that list peers")
     members_only: bool = _key(True, "refuse peers that are neither validators nor listed in allow")
     allow: tuple[str, ...] = _key((), "peer ids of full nodes that may connect")
     mdns: bool = _key(False, "announce and find peers on the local network")
@@ -65,6 +79,14 @@ class GrpcSection:
     admin_listen: str = _key("unix:admin.sock", "address of the admin service; empty turns it off")
     admin_token_file: str = _key("", "file with the token that admin calls must carry")
     max_message_bytes: int = _key(8 << 20, "the largest request")
+
+
+@dataclass(frozen=True, slots=True)
+class SyncSection:
+    mode: SyncMode = _key(
+        SyncMode.VERIFY, "verify checks every signature; certificate-trust a sample, under verified certificates"
+    )
+    snapshots: bool = _key(False, "while the store is empty: start from a certified snapshot that peers serve")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +117,7 @@ class Config:
     node: NodeSection = field(default_factory=NodeSection)
     p2p: P2pSection = field(default_factory=P2pSection)
     grpc: GrpcSection = field(default_factory=GrpcSection)
+    sync: SyncSection = field(default_factory=SyncSection)
     mempool: MempoolSection = field(default_factory=MempoolSection)
     proofs: ProofsSection = field(default_factory=ProofsSection)
     metrics: MetricsSection = field(default_factory=MetricsSection)

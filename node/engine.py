@@ -2,7 +2,7 @@
 
 It never awaits, reads a clock or a socket, signs, or verifies. Blocks are executed before they are PREPAREd; each
 variant of a transaction is verified once. What belongs together lies in parts that share a `Desk`: `intake`
-(transactions), `bodies` (blocks of the height in progress), `catchup` (blocks that others have).
+(transactions), `bodies` (blocks of the height in progress), `catchup` and `windows` (blocks that others have).
 """
 
 from __future__ import annotations
@@ -45,16 +45,20 @@ from consensus.events import LaneChanged as CoreLaneChanged
 from consensus.events import TimerFired as CoreTimerFired
 from consensus.records import Record
 from node.bodies import Bodies, ProofResults, proposed
-from node.catchup import MAX_ANSWER_BLOCKS, MAX_ANSWER_BYTES, CatchUp
+from node.catchup import CatchUp
 from node.desk import Desk
 from node.duties import Duties
 from node.inputs import (
+    BlocksFetched,
+    HeadersFetched,
     Heard,
     Input,
     LaneChanged,
     NonceFound,
     Offered,
     OwnOffered,
+    PeerLeft,
+    PeerStands,
     ProofsChecked,
     RoundTrip,
     Signed,
@@ -66,6 +70,7 @@ from node.inputs import (
     VotingOverridden,
 )
 from node.intake import Intake
+from node.trust import Sampling
 from node.verdicts import Verdicts
 from node.work import (
     Accused,
@@ -94,6 +99,7 @@ from state.ledger import HeightFacts, Ledger
 from state.mempool import Mempool
 from state.transactions import Candidate
 from state.transition import Applied, Proposal
+from state.validator_sets import set_at
 from trellis.block import Block, decode_block
 from trellis.certificate import Certificate, decode_certificate
 from trellis.encoding import DecodeError
@@ -107,6 +113,8 @@ from trellis.votes import VoteKind
 Stored = Callable[[Height], tuple[bytes, bytes] | None]
 """A committed block and its certificate, as bytes, from the store."""
 
+LEAST_OFFERED: Final = 32
+"""Transactions that a proposal has room for, however slow the network."""
 NO_INNER_CLAIMS: Final = (Transfer, Data)
 """Kinds that carry no signatures but their own: most of all transactions, so nobody looks for more."""
 
@@ -135,8 +143,10 @@ class Engine:
         *,
         payer: Payer | None = None,
         attests: bool = False,
+        sampling: Sampling | None = None,
     ) -> None:
-        """`proofs` is what the ledger checks proofs by. `attests`: there is a solver to ask."""
+        """`proofs` is what the ledger checks proofs by. `attests`: there is a solver to ask. `sampling`: certificates
+        are trusted while catching up."""
         self.me = me
         self.ledger = ledger
         self.pool = pool
@@ -148,9 +158,18 @@ class Engine:
         self.intake = Intake(self._desk, ledger, pool, self._verdicts)
         self._bodies = Bodies(me, self._desk, ledger, self.intake, self._verdicts, self.proofs)
         self._bodies.restore(restored.blocks)
-        self.catch_up = CatchUp(self._desk, ledger, self._verdicts, self.proofs, self._commit, self._caught_up)
+        self.catch_up = CatchUp(
+            self._desk,
+            ledger,
+            self._verdicts,
+            self.proofs,
+            stored,
+            self._commit,
+            self._caught_up,
+            lambda: not self.votes,
+            sampling,
+        )
         self._duties = Duties(me, self._desk, ledger, pool, self._verdicts, payer, attests=attests)
-        self._lanes: set[Address] = set()
         self.heights: dict[Address, Height] = {}
         """The highest height at which each validator was heard to vote, for operators."""
         self._parent: tuple[Block, Certificate] | None = None
@@ -162,6 +181,8 @@ class Engine:
         self._request: RequestBlock | None = None
         """A fresh block that the core asked for, and that waits for its time."""
         self._proposed_ms: int | None = None
+        self._own_proposal = (Height(0), ledger.genesis.hash)
+        self._most_offered = self._facts.network.parameters.max_block_transactions
         self._work_told = 0
         """The height whose work the core was told of."""
 
@@ -199,10 +220,10 @@ class Engine:
             case Offered():
                 self.intake.offer(given.ticket, given.transactions, push=given.from_client)
             case LaneChanged():
-                (self._lanes.add if given.is_open else self._lanes.discard)(given.validator)
                 desk.events.append(CoreLaneChanged(given.validator, given.is_open))
                 if given.is_open:
                     self._duties.lane_opened(given.validator)
+                    self.intake.lane_opened(given.validator)
             case OwnOffered():
                 self._duties.signed()
             case VerdictsSigned():
@@ -221,8 +242,23 @@ class Engine:
                 self._duties.restarted(self._stored_block)
             case VotingOverridden():
                 self._allow_voting()
+            case PeerStands() | PeerLeft() | HeadersFetched() | BlocksFetched():
+                self._take_of_peers(given)
             case NonceFound():
                 raise ValueError("a network that votes does not mine")
+            case _:
+                assert_never(given)
+
+    def _take_of_peers(self, given: PeerStands | PeerLeft | HeadersFetched | BlocksFetched) -> None:
+        match given:
+            case PeerStands():
+                self.catch_up.stands(given.peer, given.height, given.oldest)
+            case PeerLeft():
+                self.catch_up.left(given.peer)
+            case HeadersFetched():
+                self.catch_up.headers_fetched(given.job, given.headers)
+            case BlocksFetched():
+                self.catch_up.windows.fetched(given.job, given.blocks, pruned=given.pruned)
             case _:
                 assert_never(given)
 
@@ -250,7 +286,7 @@ class Engine:
             case Decide():
                 self._decide(effect)
             case RequestCatchUp():
-                self.catch_up.begin(effect.height, sorted(self._lanes))
+                self.catch_up.begin(effect.height)
             case Accuse():
                 out.append(Seen(Accused(effect.evidence)))
                 self._duties.accuse(effect.evidence)
@@ -278,10 +314,8 @@ class Engine:
                 self._bodies.arrived(sender, payload.block)
             case BodyParts():
                 self._bodies.parts_arrived(sender, payload)
-            case ChainRequest():
-                self._chain_requested(sender, payload.above)
-            case ChainAnswer():
-                self.catch_up.arrived(sender, payload)
+            case ChainRequest() | ChainAnswer():
+                self._desk.refuse(sender, "a message of another engine")
             case _:
                 assert_never(payload)
 
@@ -362,18 +396,6 @@ class Engine:
         kept = self._stored(height)
         return None if kept is None else decode_block(kept[0])
 
-    def _chain_requested(self, sender: Address, above: Height) -> None:
-        blocks: list[tuple[bytes, bytes]] = []
-        size = 0
-        while len(blocks) < MAX_ANSWER_BLOCKS:
-            kept = self._stored(Height(above + 1 + len(blocks)))
-            size += 0 if kept is None else len(kept[0]) + len(kept[1])
-            if kept is None or (blocks and size > MAX_ANSWER_BYTES):
-                break
-            blocks.append(kept)
-        if blocks:
-            self._desk.out.append(Post(sender, ChainAnswer(tuple(blocks))))
-
     # Proposing.
 
     def _pool_changed(self) -> None:
@@ -382,7 +404,7 @@ class Engine:
         self._tell_work(self.replica.height)
 
     def _tell_work(self, height: Height) -> None:
-        if self._work_told == height or not len(self.pool):
+        if self._work_told == height or not self.pool.has_ready or not self.votes:
             return
         self._work_told = height
         self._desk.events.append(WorkPending(overdue=False))
@@ -390,7 +412,7 @@ class Engine:
         self._desk.wait(self._facts.network.parameters.block_interval_ms, lambda: self._overdue(height))
 
     def _overdue(self, height: Height) -> None:
-        if self.replica.height == height and len(self.pool):
+        if self.replica.height == height and self.pool.has_ready:
             self._desk.events.append(WorkPending(overdue=True))
 
     def _make_block(self, effect: RequestBlock) -> None:
@@ -436,7 +458,7 @@ class Engine:
             self._desk.verify([check for claim in claims for check in claim.checks], learnt, urgent=True)
             return
         self._request = None
-        self._propose(effect, offered)
+        self._propose(effect, offered[: self._most_offered])
 
     def _propose(self, effect: RequestBlock, offered: Iterable[Transaction]) -> None:
         certificate = effect.parent_certificate
@@ -449,6 +471,7 @@ class Engine:
         built = self.ledger.propose(proposal, offered, self._verdicts)
         self.pool.dropped(built.dropped, self.ledger.genesis.hash)
         block = built.applied.block
+        self._own_proposal = (effect.height, block.hash)
         self._bodies.keep(block)
         self._desk.out.append(Seen(Proposing(effect.height, block.hash, len(block.transactions))))
         self._desk.events.append(proposed(effect, block, self.ledger.genesis.hash))
@@ -480,15 +503,33 @@ class Engine:
         self._request = None
         self._facts = self._read_facts()
         self.pool.committed(block.transactions, self.ledger.state, self.intake.terms)
+        self.intake.committed()
+        self._learn_size(block)
         self._desk.out.append(Seen(Committed(block.header.height, block.hash, certificate, done)))
         self._duties.committed(block)
         if self._quarantine is not None and self._quarantine.is_over(block.header.height):
             self._allow_voting()
 
+    def _learn_size(self, block: Block) -> None:
+        """A proposal of ours that did not make it was too much for the others in one view: the next is a quarter of it,
+        and grows again with success. Otherwise a backlog on a slow network is proposed, and given up, for ever."""
+        height, block_hash = self._own_proposal
+        if height != block.header.height:
+            return
+        if block_hash == block.hash:
+            self._most_offered = min(2 * self._most_offered, self._facts.network.parameters.max_block_transactions)
+        else:
+            self._most_offered = max(self._most_offered // 4, LEAST_OFFERED)
+
     def _allow_voting(self) -> None:
         self._quarantine = None
         self._observing = False
         self._desk.events.append(VotingAllowed())
+
+    @property
+    def votes(self) -> bool:
+        """Whether this node is a validator at the height in progress. Else it follows what others decide."""
+        return self.me in self._facts.validators
 
     @property
     def observing(self) -> bool:
@@ -515,7 +556,7 @@ class Engine:
     def _begin_height(self) -> None:
         facts = self._facts
         if self._validators_before is None:
-            self._validators_before = facts.validators
+            self._validators_before = set_at(self.ledger.state, self.ledger.tip.height) or facts.validators
         certificate = self._parent[1] if self._parent is not None else None
         self._desk.events.append(
             HeightStarted(facts.height, facts.validators, facts.schedule, facts.network.parameters, certificate)

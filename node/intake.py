@@ -7,6 +7,7 @@ that needs one of the waiting is not kept behind all of them.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -19,7 +20,7 @@ from state.ledger import Ledger
 from state.mempool import Answer as Gossip
 from state.mempool import Mempool, Reason, Refusal
 from state.scope import SignatureClaim
-from state.transactions import Candidate, Terms, terms_of
+from state.transactions import Candidate, Terms, terms_of, without_known_key
 from trellis.block import CompactEntry
 from trellis.encoding import DecodeError
 from trellis.transaction import Transaction, decode_transaction
@@ -33,6 +34,13 @@ MAX_CHECKS_IN_HAND: Final = 192
 PUSH_EVERY_MS: Final = 20
 """The first transaction after a pause goes to the validators at once, the next ones in batches this old at most."""
 PUSH_BYTES: Final = 256 << 10
+PUSH_AGAIN_BLOCKS: Final = 4
+"""What no block took for so long is handed on again: a lane drops what its queue cannot hold, a validator that restarts
+has lost its pool, and a transaction whose predecessor is missing elsewhere waits there for ever."""
+MAX_PUSHED_AGAIN: Final = 256
+"""At a time, so that a backlog does not become a flood."""
+MAX_OWN: Final = 65_536
+"""Remembered as this node's to hand on; the oldest is left to gossip."""
 
 
 @dataclass(slots=True, eq=False)
@@ -69,6 +77,8 @@ class Intake:
         self._push: list[bytes] = []
         self._push_bytes = 0
         self._push_waits = False
+        self._own: OrderedDict[Hash, Height] = OrderedDict()
+        """Transactions of this node's clients that wait, and the height at which each was last handed on."""
         self._announce: list[Hash] = []
         self._terms: Terms | None = None
         self.verified_variants = 0
@@ -117,6 +127,7 @@ class Intake:
         self, transaction: Transaction, asker: tuple[_Ticket, int] | None, sender: Address | None, *, push: bool
     ) -> None:
         terms = self.terms
+        transaction = without_known_key(transaction, self._ledger.state)
         txid, witness_id = transaction.txid(terms.genesis_hash), transaction.witness_id(terms.genesis_hash)
         known = self._waiting.get(witness_id)
         if known is None:
@@ -213,17 +224,11 @@ class Intake:
             return
         self._announce.append(done.witness_id)
         if waiting.push:
-            raw = candidate.transaction.encode()
-            self._push.append(raw)
-            self._push_bytes += len(raw)
+            self._hand_on(candidate.txid, candidate.transaction)
 
     def _renewed(self, candidate: Candidate, terms: Terms) -> Candidate:
         """Blocks were committed since it was examined. Where the chain learnt its key meanwhile, it goes without."""
-        renewed = Candidate(candidate.transaction, self._ledger.state, terms)
-        if renewed.known is None or not candidate.transaction.public_key:
-            return renewed
-        old = candidate.transaction
-        return Candidate(Transaction(old.body, old.alg_id, b"", old.signature), self._ledger.state, terms)
+        return Candidate(without_known_key(candidate.transaction, self._ledger.state), self._ledger.state, terms)
 
     def _forget(self, candidate: Candidate) -> None:
         witness_id = candidate.transaction.witness_id(candidate.terms.genesis_hash)
@@ -272,6 +277,36 @@ class Intake:
         self._flush()
 
     # Handing on.
+
+    def _hand_on(self, txid: Hash, transaction: Transaction) -> None:
+        raw = transaction.encode()
+        self._push.append(raw)
+        self._push_bytes += len(raw)
+        self._own[txid] = self._ledger.tip.height
+        if len(self._own) > MAX_OWN:
+            self._own.popitem(last=False)
+
+    def committed(self) -> None:
+        """After each block: what has waited too long is handed on again, the oldest first."""
+        again: list[tuple[Hash, Transaction]] = []
+        while self._own and len(again) < MAX_PUSHED_AGAIN:
+            txid, at = next(iter(self._own.items()))
+            if at + PUSH_AGAIN_BLOCKS > self._ledger.tip.height:
+                break
+            del self._own[txid]
+            transaction = self._pool.get(txid)
+            if transaction is not None:
+                again.append((txid, transaction))
+        for txid, transaction in again:
+            self._hand_on(txid, transaction)
+        self._flush()
+
+    def lane_opened(self, validator: Address) -> None:
+        """It may have missed what was handed on while its lane was closed."""
+        waiting = [transaction for txid in self._own if (transaction := self._pool.get(txid)) is not None]
+        if waiting:
+            raw = tuple(transaction.encode() for transaction in waiting[:MAX_PUSHED_AGAIN])
+            self._desk.out.append(Post(validator, TransactionsPayload(raw)))
 
     def _flush(self) -> None:
         if self._announce:

@@ -40,7 +40,8 @@ from state.store.pruning import Retention
 from state.transactions import Candidate
 from trellis.crypto.schemes import verify_all
 from trellis.transaction import Transaction
-from trellis.types import Height, PeerId
+from trellis.types import Hash, Height, PeerId
+from trellis.validators import ValidatorSet, decode_validator_set
 
 STANDING_PERIOD_S: Final = 0.5
 DRAIN_POLL_S: Final = 0.05
@@ -89,10 +90,11 @@ class LiveNode(LedgerHalf):
     def _standing_now(self) -> Standing:
         runtime = self._runtime
         catch_up = runtime.engine.catch_up
-        behind = catch_up.active or catch_up.target > runtime.ledger.tip.height
+        behind = catch_up.behind
         problems = []
         if not runtime.has_quorum:
-            problems.append("lanes to validators of quorum power are not open: check the peers and the network")
+            lacking = "lanes to validators of quorum power are not open" if runtime.votes else "no peer serves blocks"
+            problems.append(f"{lacking}: check the peers and the network")
         if runtime.engine.observing:
             problems.append("the validator observes because its log or sign guard was lost: it votes again by itself")
         return Standing(
@@ -168,7 +170,8 @@ class LiveNode(LedgerHalf):
 
     def sync(self) -> SyncView:
         runtime = self._runtime
-        return SyncView(header_height=runtime.ledger.tip.height, source_count=len(runtime.open_lanes))
+        known = max(runtime.ledger.tip.height, runtime.engine.catch_up.target)
+        return SyncView(header_height=Height(known), source_count=runtime.network.sources)
 
     def pending_evidence(self) -> tuple[bytes, ...]:
         return tuple(self._runtime.evidence)
@@ -199,7 +202,12 @@ class LiveNode(LedgerHalf):
         return min(_LEVELS, key=lambda each: abs(_LEVELS[each] - before))
 
     async def create_snapshot(self) -> SnapshotView:
-        return await make_snapshot(self._runtime.home, self._runtime.opened.chain)
+        return await make_snapshot(self._runtime.home, self._runtime.opened.chain, self.set_of)
+
+    def set_of(self, set_hash: Hash) -> ValidatorSet | None:
+        """Any validator set that was ever in force here. Any thread."""
+        found = self.validator_set(set_hash)
+        return None if found is None else decode_validator_set(found)
 
     async def prune(self, keep_blocks: int) -> PrunedView:
         chain = self._runtime.opened.chain

@@ -1,9 +1,8 @@
 """Moves what p2p counts into the node's metrics. Call `collect` every second or so; it costs microseconds.
 
-Counters of p2p are plain numbers that only grow, so what is moved is how much they grew since the last time. Of
-handshakes p2p keeps number and sum: those of one interval are observed as so many of their mean, so the histogram's sum
-and count are exact and its buckets smoothed over the interval. Label values come from closed sets: enumerations of
-p2p, and topic names.
+Counters of p2p are plain numbers that only grow, so what is moved is how much they grew since the last time. The time
+that each handshake took is taken out of p2p's bounded queue. Label values come from closed sets: enumerations of p2p,
+and topic names.
 """
 
 from __future__ import annotations
@@ -42,8 +41,6 @@ class _Moved:
     rejects: Counter[str] = field(default_factory=Counter)
     told: Counter[str] = field(default_factory=Counter)
     messages: Counter[str] = field(default_factory=Counter)
-    handshakes: int = 0
-    handshake_us: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
     rtt_us: dict[PeerId, int] = field(default_factory=dict)
@@ -87,13 +84,9 @@ class P2pMetrics:
             metrics.fanout.set(self._gossip.fanout)
 
     def _handshakes(self) -> None:
-        moved, counters = self._moved, self._health.counters
-        number = counters.handshakes - moved.handshakes
-        if number:
-            mean_s = (counters.handshake_us - moved.handshake_us) / number / 1_000_000
-            for _ in range(number):
-                self._metrics.handshake_seconds.observe(mean_s)
-        moved.handshakes, moved.handshake_us = counters.handshakes, counters.handshake_us
+        durations_us = self._health.counters.handshake_durations_us
+        while durations_us:
+            self._metrics.handshake_seconds.observe(durations_us.popleft() / 1_000_000)
 
 
 def _grown(counts: Mapping[str, int], moved: Counter[str]) -> list[tuple[str, int]]:

@@ -31,7 +31,6 @@ from consensus.pow import Announce as AnnounceSealed
 from consensus.pow import Mine as MineOn
 from consensus.pow.work import Spaced, meets_target
 from node.bodies import ProofResults
-from node.catchup import MAX_ANSWER_BLOCKS, MAX_ANSWER_BYTES
 from node.desk import Desk
 from node.inputs import Heard, Input, LaneChanged, NonceFound, Offered, ProofsChecked, Started, TimerFired, Verified
 from node.intake import Intake
@@ -68,6 +67,10 @@ MAX_BLOCKS: Final = 1_024
 RENEW_MS: Final = 500
 """What waits in the pool is put into the block that is mined, this often at most."""
 
+MAX_ANSWER_BLOCKS: Final = 64
+MAX_ANSWER_BYTES: Final = 4 << 20
+"""One answer; the first block always goes, so that a large one does not stop anybody."""
+
 StoredBlock = Callable[[Height], Block | None]
 
 
@@ -76,6 +79,7 @@ class Progress:
     """A mining node is never known to be behind: the branch of most work is the chain."""
 
     active: bool = False
+    behind: bool = False
     target: Height = Height(0)
 
 

@@ -40,20 +40,25 @@ from node.inputs import (
 )
 from node.journal import GuardFile, Journal
 from node.metrics import Metrics
+from node.network import NodeNetwork, Wires, admitter, static_peers
 from node.payloads import decode_payload, encode_payload, message_id
 from node.peering import Peering
 from node.pow_node import PowNode
 from node.timers import Timers
+from node.trust import Sampling, SyncMode
 from node.work import (
     Accused,
     Admission,
     Announce,
     Answer,
     Arm,
+    Blame,
     CheckProofs,
     Committed,
     ConsensusPayload,
     Disarm,
+    FetchBlocks,
+    FetchHeaders,
     Keep,
     Log,
     Mine,
@@ -71,7 +76,6 @@ from node.work import (
     Work,
 )
 from p2p.book import PeerBook
-from p2p.dialing import PeerAddress
 from p2p.handshake import LocalIdentity, Network
 from p2p.host import Host, HostConfig
 from p2p.lanes import Lanes
@@ -98,7 +102,6 @@ from trellis.evidence import Evidence, encode_evidence
 from trellis.genesis import EngineKind
 from trellis.messages import Ballot, Proposal
 from trellis.parameters import Parameters
-from trellis.peerid import parse_peer_id
 from trellis.records import AttestedVerdict
 from trellis.transaction import KIND_NAMES, Transaction, signing_bytes
 from trellis.types import Address, Hash, Height, PeerId
@@ -116,6 +119,7 @@ own pipe and nothing else."""
 MAX_AWAITED: Final = 256
 """Blocks whose finality is timed; leftovers of failed views go, the oldest first."""
 POOL_FILE: Final = "mempool"
+CONFLICT_FILE: Final = "conflict"
 BOOK_FILE: Final = "peers"
 
 
@@ -209,6 +213,7 @@ class Runtime:
         metrics.mempool_transactions.set_function(lambda: len(self.pool) - self.pool.proofs)
         metrics.mempool_bytes.set_function(lambda: self.pool.size_bytes)
         metrics.mempool_proofs.set_function(lambda: self.pool.proofs)
+        metrics.height.set(opened.chain.tip.height)
         self.engine: Engine | PowNode = self._make_engine(proofs)
         self._book = PeerBook(home.data_directory / BOOK_FILE, self._genesis_hash, now_ms)
         self._address_of: dict[PeerId, Address] = {}
@@ -249,6 +254,7 @@ class Runtime:
             restored,
             payer=_payer_of(home.payer_key),
             attests=home.config.proofs.attest,
+            sampling=None if home.config.sync.mode is SyncMode.VERIFY else Sampling(secrets.token_bytes(32)),
         )
 
     @property
@@ -273,10 +279,12 @@ class Runtime:
         if height == 0 or self.home.genesis.engine is EngineKind.POW:
             return None
         with self.opened.chain.read() as reader:
-            block, certificate = reader.block(height), reader.certificate(height)
-        if block is None or certificate is None:
+            header, certificate = reader.header(height), reader.certificate(height)
+            block = reader.block(height)
+        if header is None or certificate is None:
             raise NodeStopped(f"the store has no block {height}, its own tip")
-        return block, certificate
+        # A node that began with a snapshot has no body at its tip, and needs none to go on.
+        return block or Block(header, None, ()), certificate
 
     # Running.
 
@@ -284,6 +292,8 @@ class Runtime:
         """Until cancelled. Raises what stopped the node. Call `close` afterwards."""
         self.host = host = Host(self._host_config())
         self.lanes = Lanes(host, self._genesis_hash, self._frame, self._lane_changed, gate=self._gate)
+        self.network = NodeNetwork(self.home, host, self._book, self._wires(), validator=self.votes)
+        self.on_committed(self.network.committed)
         self.peering = Peering(host, self._book, lambda: self._address_of, self._height_of, now_ms)
         self._know_validators()
         with Verifier(self.home.config.node.verify_workers) as self._verifier:
@@ -292,10 +302,12 @@ class Runtime:
                 self._token = trio.lowlevel.current_trio_token()
                 nursery.start_soon(self._timers.run)
                 nursery.start_soon(self.lanes.run)
+                await nursery.start(self.network.run)
                 nursery.start_soon(self._measure)
                 if self.home.genesis.engine is EngineKind.POW:
                     nursery.start_soon(self._run_miner)
-                self.log.info("started", height=self.opened.chain.tip.height, addresses=host.addresses)
+                height, mode = self.opened.chain.tip.height, str(self.home.config.sync.mode)
+                self.log.info("started", height=height, addresses=host.addresses, sync=mode)
                 self.take(Started(self._parent()))
                 self._restore_pool()
                 task_status.started()
@@ -303,16 +315,30 @@ class Runtime:
 
     def _host_config(self) -> HostConfig:
         config, genesis = self.home.config, self.home.genesis
-        peers = []
-        for text in config.p2p.static_peers:
-            address, _, peer = text.rpartition("/p2p/")
-            peers.append(PeerAddress(parse_peer_id(peer), (address,)))
         return HostConfig(
             identity=LocalIdentity.of(self.home.network_key),
             network=Network(genesis.hash, genesis.policy.root()),
             listen=config.p2p.listen,
-            peers=tuple(peers),
-            validators=frozenset(member.network_id for member in self.engine.facts.validators.members),
+            peers=static_peers(self.home),
+            validators=self._member_ids(),
+            admit=admitter(self.home, self._member_ids),
+        )
+
+    def _member_ids(self) -> frozenset[PeerId]:
+        return frozenset(member.network_id for member in self.engine.facts.validators.members)
+
+    @property
+    def votes(self) -> bool:
+        return self.home.account in self.engine.facts.validators
+
+    def _wires(self) -> Wires:
+        return Wires(
+            take=self.take,
+            offer=lambda transactions, told: self.offer(transactions, told, from_client=False),
+            pool=self.pool,
+            read=self.opened.chain.read,
+            members=lambda: frozenset(self._address_of),
+            syncing=lambda: self.engine.catch_up.behind,
         )
 
     def _know_validators(self) -> None:
@@ -325,9 +351,10 @@ class Runtime:
         self.lanes.set_peers(frozenset(self._address_of) - {self.host.peer} if own else frozenset())
 
     def _height_of(self, peer: PeerId) -> int:
-        """The height that a validator last voted at, as far as this node heard."""
+        """The height that a validator last voted at, or that a peer said to have, as far as this node heard."""
         validator = self._address_of.get(peer)
-        return 0 if validator is None else self.engine.heights.get(validator, 0)
+        voted = 0 if validator is None else self.engine.heights.get(validator, 0)
+        return max(voted, self.network.height_of(peer))
 
     # The pool over a restart.
 
@@ -413,14 +440,27 @@ class Runtime:
                     if told is not None:
                         told(item.admissions)
                 case Announce():
-                    pass
+                    self.network.announce(item.ids)
+                case FetchHeaders() | FetchBlocks():
+                    self.network.fetch(item)
+                case Blame():
+                    self.network.blame(item)
                 case Stop():
-                    raise NodeStopped(item.reason)
+                    raise NodeStopped(self._last_words(item))
                 case Seen():
                     self._seen(item)
                 case _:
                     assert_never(item)
         journal.sync()
+
+    def _last_words(self, item: Stop) -> str:
+        """The certificates at issue stay on the disk: they are the proof, whatever becomes of the node."""
+        kept = []
+        for place, certificate in enumerate(item.certificates):
+            path = self.home.data_directory / f"{CONFLICT_FILE}-{certificate.height}-{place}"
+            path.write_bytes(certificate.encode())
+            kept.append(str(path))
+        return f"{item.reason}; kept: {', '.join(kept)}" if kept else item.reason
 
     def _sign(self, item: Sign) -> list[Work]:
         vote = item.message.signed.vote
@@ -505,7 +545,12 @@ class Runtime:
         if self._solver is None:
             self.take(Solved(item.statement_id, None))
             return
-        answer = await trio.to_thread.run_sync(self._solver.check, item.statement)
+        # Left behind when the node stops: `close` ends the worker that it waits for.
+        answer = await trio.to_thread.run_sync(
+            self._solver.check,
+            item.statement,
+            abandon_on_cancel=True,  # type: ignore[call-arg] # newer than the stubs
+        )
         verdict = _ATTESTED.get(answer.verdict)
         self.log.info(
             "statement",
@@ -568,7 +613,11 @@ class Runtime:
         if self._proof_pool is None:
             self._proof_pool = ProofPool(max(1, self.home.config.proofs.workers))
         jobs = [ProofJob(work.verifier, work.statement, work.proof, work.limits) for work in item.proofs]
-        results = await trio.to_thread.run_sync(self._proof_pool.verify_batch, jobs)
+        results = await trio.to_thread.run_sync(
+            self._proof_pool.verify_batch,
+            jobs,
+            abandon_on_cancel=True,  # type: ignore[call-arg] # newer than the stubs
+        )
         self.take(ProofsChecked(item.job, tuple(results)))
 
     # Lanes.
@@ -615,8 +664,11 @@ class Runtime:
 
     @property
     def has_quorum(self) -> bool:
-        """Whether lanes to validators of quorum power are open, this node counted."""
+        """Whether lanes to validators of quorum power are open, this node counted. A node without a vote has no lanes:
+        it does as well with one peer that serves it."""
         validators = self.engine.facts.validators
+        if self.home.account not in validators:
+            return self.network.sources > 0
         power = validators.power_of_all(sorted({*self.open_lanes, self.home.account}))
         return validators.is_quorum(power)
 

@@ -48,14 +48,14 @@ class Sources:
         return self._known.get(peer)
 
     def stands(self, peer: PeerId, height: Height, oldest: Height) -> None:
-        """Its own word. Heights only grow, so an older word that comes late lowers nothing."""
+        """Its own word. Both only grow, so an older word that comes late changes nothing."""
         known = self._known.get(peer)
         if known is None:
             if len(self._known) < MAX_SOURCES:
                 self._known[peer] = Source(peer, height, oldest)
             return
         known.height = max(known.height, height)
-        known.oldest = oldest
+        known.oldest = max(known.oldest, oldest)
 
     def left(self, peer: PeerId) -> None:
         self._known.pop(peer, None)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from p2p.handshake.reject import Reject
 from p2p.muxguard import MuxFault
 from p2p.records import RecordFault
 from trellis.peerid import peer_id_text
 from trellis.types import PeerId
+
+MAX_DURATIONS: Final = 4_096
+"""A node that nobody asks for its metrics keeps no more."""
 
 
 class StreamFault(StrEnum):
@@ -55,10 +59,17 @@ class Counters:
     handshakes: int = 0
     handshake_us: int = 0
     """Wall time of those, summed: divide for the mean."""
+    handshake_durations_us: deque[int] = field(default_factory=lambda: deque(maxlen=MAX_DURATIONS))
+    """Of the newest, for a histogram: whoever keeps one takes them out."""
     dials: int = 0
     failed_dials: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
+
+    def handshake(self, duration_us: int) -> None:
+        self.handshakes += 1
+        self.handshake_us += duration_us
+        self.handshake_durations_us.append(duration_us)
 
     def reject(self, fault: Fault) -> None:
         self.rejects[label(fault)] += 1

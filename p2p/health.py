@@ -115,14 +115,14 @@ class Proven:
 
 def proven(host: Host, peer: PeerId) -> Proven:
     """`NotConnectedError` if there is no connection."""
-    session = host._best(peer).muxed.session
+    session = host.session(peer)
     remote = session.remote
     return Proven(
         peer=remote.peer,
         algorithm=remote.alg,
         fingerprint=fingerprint(remote.alg, remote.public_key),
         certified=bool(remote.certificate),
-        suite=session._sealer.suite,
+        suite=session.suite,
         max_streams=session.peer_limits.max_streams,
         session_lifetime_s=session.peer_limits.session_lifetime_s,
     )

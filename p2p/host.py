@@ -33,10 +33,12 @@ from p2p.endpoints import shown
 from p2p.handshake import PeerLimits, Reject, Setup
 from p2p.handshake.certificates import CertificateBook
 from p2p.node_host import Handler, NodeHost
+from p2p.ownfaults import OwnFaults
 from p2p.settings import HostConfig, everyone, system_clock
 from p2p.streams import LOST, ReadAhead, Stream, StreamEnd, StreamError, reset_quietly
-from p2p.transport import HandshakeRejectedError, PqTransport
+from p2p.transport import HandshakeRejectedError, PqSession, PqTransport
 from p2p.wiring import BoundedSwarm, BoundedUpgrader, BoundedYamux
+from trellis.encoding import DecodeError
 from trellis.peerid import peer_id_text
 from trellis.types import PeerId
 
@@ -99,9 +101,12 @@ class Host:
         self.config = config
         self.peer: PeerId = config.identity.peer
         self.counters = Counters()
+        self.own_faults = OwnFaults()
         self._validators = config.validators
         self._handlers: dict[str, Callable[[Stream], Awaitable[None]]] = {}
         self._connections: dict[PeerId, list[_Connection]] = {}
+        self._in_use: dict[PeerId, _Connection] = {}
+        """The one connection to each peer that new streams go over, and that callbacks were told of."""
         self._changed: dict[PeerId, trio.Event] = {}
         self._banned: set[PeerId] = set()
         self._kept: dict[PeerId, trio.CancelScope] = {}
@@ -111,12 +116,17 @@ class Host:
         limits = config.limits
         self._transport = PqTransport(self._setup(), limits, self.counters)
         self._swarm = BoundedSwarm(
-            ID(self.peer), BoundedUpgrader(self._transport, limits, self.counters), limits, self.counters
+            ID(self.peer),
+            BoundedUpgrader(self._transport, limits, self.counters),
+            limits,
+            self.counters,
+            config.clock.steady_ms,
         )
         self._swarm.peerstore.add_key_pair(ID(self.peer), self._transport.key_pair)
         self._swarm.register_notifee(_Watcher(self))
         self.libp2p = NodeHost(self._swarm, limits, self.counters, config.agent)
         """For gossipsub, which wants a libp2p host. Its own streams pass the same wrappers as ours."""
+        self.libp2p.connection_to = self._swarm_connection
         self._dials = trio.CapacityLimiter(limits.dials)
 
     def _setup(self) -> Setup:
@@ -203,10 +213,14 @@ class Host:
         no further than the first, and leaks the sockets of the others."""
         with trio.CancelScope(shield=True, deadline=trio.current_time() + SHUTDOWN_S):
             async with trio.open_nursery() as closing:
-                for listener in self._swarm.listeners.values():
-                    closing.start_soon(listener.close)
                 for connection in self._swarm.get_connections():
                     closing.start_soon(connection.close)
+                for some in list(self._connections.values()):
+                    for each in some:
+                        # A listener that ends takes the sockets that it accepted along, before a farewell is said.
+                        await each.muxed.event_closed.wait()
+                for listener in self._swarm.listeners.values():
+                    closing.start_soon(listener.close)
 
     def _start(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
@@ -233,14 +247,17 @@ class Host:
     # Connections.
 
     def connected(self, peer: PeerId) -> bool:
-        return peer in self._connections
+        return peer in self._in_use
 
     def on_connect(self, callback: PeerCallback) -> None:
-        """Called when the first connection to a peer stands. Must not block and must not raise."""
+        """Called when a connection to a peer is the one in use. Must not block and must not raise.
+
+        For each peer the calls of `on_connect` and `on_disconnect` alternate. A connection that takes over from another
+        one is both, in one moment: no stream of the old one goes on, so whoever holds state of it must begin anew."""
         self._on_connect.append(callback)
 
     def on_disconnect(self, callback: PeerCallback) -> None:
-        """Called when the last connection to a peer has ended."""
+        """Called when the connection that was in use is over."""
         self._on_disconnect.append(callback)
 
     async def connect(self, peer: PeerId, address: str) -> None:
@@ -271,8 +288,14 @@ class Host:
         return peer in self._kept
 
     async def disconnect(self, peer: PeerId) -> None:
+        """Returns when nothing passes any more. libp2p's own bookkeeping takes a fifth of a second longer, most of it
+        asleep, and ends in the background."""
         for connection in list(self._connections.get(peer, ())):
-            await connection.swarm.close()
+            if self._nursery is None:
+                await connection.swarm.close()
+            else:
+                self._in_background(connection.swarm.close)
+                await connection.muxed.event_closed.wait()
 
     async def _dial(self, peer: PeerId, address: str) -> None:
         self.counters.dials += 1
@@ -337,36 +360,46 @@ class Host:
             self.counters.reject(Reject.TOO_MANY_CONNECTIONS)
             self._in_background(swarm.close)
             return
-        others = self._connections.setdefault(peer, [])
-        others.append(_Connection(peer, swarm, muxed, trio.current_time()))
-        self._notify_change(peer)
-        if len(others) == 1:
-            for callback in self._on_connect:
-                callback(peer)
-        await self._settle(peer)
+        if muxed.event_shutting_down.is_set():
+            # It was over before libp2p told of it.
+            return
+        opened = _Connection(peer, swarm, muxed, trio.current_time())
+        self._connections.setdefault(peer, []).append(opened)
+        muxed.ended = lambda: self._connection_closed(swarm)
+        self._settle(peer)
 
-    async def _settle(self, peer: PeerId) -> None:
+    def _settle(self, peer: PeerId) -> None:
         """Of several connections one stays: that of the smaller peer id, and of those the newest."""
         several = self._connections.get(peer, [])
-        if len(several) < 2:
-            return
-        keep = max(several, key=lambda each: (each.dialled == dials_first(self.peer, peer), each.since_s))
+        keep = max(several, key=lambda each: (each.dialled == dials_first(self.peer, peer), each.since_s), default=None)
         for each in [one for one in several if one is not keep]:
             self.counters.reject(ConnectionEnd.DUPLICATE)
+            several.remove(each)
             self._in_background(each.swarm.close)
+        if not several:
+            self._connections.pop(peer, None)
+        before = self._in_use.get(peer)
+        if before is keep:
+            return
+        if before is not None:
+            del self._in_use[peer]
+            self._tell(self._on_disconnect, peer)
+        if keep is not None and peer not in self._in_use:
+            self._in_use[peer] = keep
+            self._tell(self._on_connect, peer)
+
+    def _tell(self, callbacks: list[PeerCallback], peer: PeerId) -> None:
+        self._notify_change(peer)
+        for callback in callbacks:
+            callback(peer)
 
     def _connection_closed(self, swarm: SwarmConn) -> None:
-        for peer, several in list(self._connections.items()):
-            left = [each for each in several if each.swarm is not swarm]
-            if len(left) == len(several):
-                continue
-            if left:
-                self._connections[peer] = left
-                continue
-            del self._connections[peer]
-            self._notify_change(peer)
-            for callback in self._on_disconnect:
-                callback(peer)
+        peer = PeerId(swarm.muxed_conn.peer_id.to_bytes())
+        several = self._connections.get(peer, [])
+        left = [each for each in several if each.swarm is not swarm]
+        if len(left) < len(several):
+            self._connections[peer] = left
+            self._settle(peer)
 
     def _notify_change(self, peer: PeerId) -> None:
         self._changed.pop(peer, trio.Event()).set()
@@ -383,10 +416,18 @@ class Host:
             self._nursery.start_soon(contained)
 
     def _best(self, peer: PeerId) -> _Connection:
-        usable = [each for each in self._connections.get(peer, ()) if not each.swarm.is_closed]
-        if not usable:
+        connection = self._in_use.get(peer)
+        if connection is None:
             raise NotConnectedError(f"no connection to {peer_id_text(peer)}")
-        return max(usable, key=lambda each: (each.dialled == dials_first(self.peer, peer), each.since_s))
+        return connection
+
+    def _swarm_connection(self, peer: ID) -> SwarmConn | None:
+        connection = self._in_use.get(PeerId(peer.to_bytes()))
+        return None if connection is None else connection.swarm
+
+    def session(self, peer: PeerId) -> PqSession:
+        """What the handshake with a connected peer settled. `NotConnectedError` if there is no connection."""
+        return self._best(peer).muxed.session
 
     # Streams.
 
@@ -397,8 +438,17 @@ class Host:
 
     def _handler(self, protocol: str) -> Handler:
         async def handle(ahead: ReadAhead) -> None:
-            peer = PeerId(ahead.muxed_conn.peer_id.to_bytes())
-            await self._handlers[protocol](self._stream(ahead, peer, protocol))
+            stream = self._stream(ahead, PeerId(ahead.muxed_conn.peer_id.to_bytes()), protocol)
+            try:
+                await self._handlers[protocol](stream)
+            except (StreamError, DecodeError) as remote:
+                logger.debug("stream of %s ended: %s", protocol, type(remote).__name__)
+                self.counters.reject(StreamFault.HANDLER_FAILED)
+                await stream.reset()
+            except Exception as fault:  # of this program: it ends one stream, and people hear of it
+                self.own_faults.note(protocol, fault)
+                self.counters.reject(StreamFault.HANDLER_FAILED)
+                await stream.reset()
 
         return handle
 

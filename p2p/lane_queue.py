@@ -15,8 +15,7 @@ from trellis.wire import Flags
 
 ACK_FRAMES: Final = 256
 ACK_BYTES: Final = 4 << 20
-"""After so many the next frame asks for an answer. It tells how far behind a peer's reader is, and keeps a stream on
-which one side alone speaks from looking to yamux' guard like a flood of window updates."""
+"""After so many the next frame asks for an answer: it tells how far behind a peer's reader is."""
 
 
 class Class(StrEnum):

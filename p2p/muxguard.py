@@ -19,7 +19,12 @@ INITIAL_WINDOW_BYTES: Final = 256 << 10
 MAX_BODY_BYTES: Final = 64 << 10
 """Of one data frame: what yamux itself writes at most. A frame is read whole before anybody else's turn comes."""
 MAX_UNANSWERED_CONTROLS: Final = 4_096
-"""Pings and empty frames in a row, without a byte of data: each costs us a task switch and an answer."""
+"""Pings and empty frames without a byte of data: each costs us a task switch and an answer."""
+CONTROLS_PER_OUR_DATA: Final = 2
+"""A peer that only listens answers what it reads with window updates: at most one for each frame of ours. Nothing is
+saved up, so whoever listens to much may not flood afterwards."""
+CONTROLS_FORGIVEN_PER_S: Final = 32
+"""Pings of a connection on which nobody speaks."""
 
 
 class MuxFault(StrEnum):
@@ -140,6 +145,8 @@ class MuxGuard:
         _, kind, flags, stream_id, length = _HEADER.unpack_from(frame)
         if kind > WINDOW_UPDATE:
             return
+        if kind == DATA and length:
+            self._controls = max(0, self._controls - CONTROLS_PER_OUR_DATA)
         if flags & SYN:
             self._streams[stream_id] = _Open(theirs=False)
         stream = self._streams.get(stream_id)
@@ -154,6 +161,10 @@ class MuxGuard:
             stream.local_closed = True
             if flags & RST or stream.remote_closed:
                 self._forget(stream_id)
+
+    def second_passed(self) -> None:
+        """Called about once a second, never more often."""
+        self._controls = max(0, self._controls - CONTROLS_FORGIVEN_PER_S)
 
     def _forget(self, stream_id: int) -> None:
         if self._streams.pop(stream_id).theirs:

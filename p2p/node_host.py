@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import trio
-from libp2p.abc import INetStream
+from libp2p.abc import INetConn, INetStream
 from libp2p.custom_types import StreamHandlerFn, TProtocol
 from libp2p.host.basic_host import BasicHost
 from libp2p.host.exceptions import StreamFailure
@@ -58,6 +58,8 @@ class NodeHost(BasicHost):
         self._agent = agent
         self._introductions: dict[PeerId, Introduction] = {}
         self.nursery: trio.Nursery | None = None
+        self.connection_to: Callable[[ID], INetConn | None] = lambda _peer: None
+        """The connection to a peer that new streams go over."""
         super().__init__(network=swarm, disable_identify_address_discovery=True)
         self._own: dict[str, Handler] = {}
         ping = PingService(self)
@@ -132,10 +134,10 @@ class NodeHost(BasicHost):
 
     async def new_stream(self, peer_id: ID, protocol_ids: Sequence[TProtocol]) -> INetStream:
         """For stock protocols. Never dials: libp2p's does, behind the dialer's back."""
-        usable = [each for each in self.get_network().get_connections(peer_id) if not each.is_closed]
-        if not usable:
+        connection = self.connection_to(peer_id)
+        if connection is None:
             raise StreamFailure(f"no connection to {peer_id}")
-        ahead = ReadAhead(await usable[-1].new_stream())
+        ahead = ReadAhead(await connection.new_stream())
         agreed = ""
         try:
             with trio.move_on_after(self._limits.negotiation_timeout_s):

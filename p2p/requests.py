@@ -259,7 +259,7 @@ class Requests:
 
     def __init__(self, host: Host, genesis_hash: Hash, limits: RequestLimits | None = None) -> None:
         self.protocol = f"/trellis/{genesis_hash[:4].hex()}/sync/1"
-        self.desk = Desk(limits or RequestLimits(), host.counters.rejects)
+        self.desk = Desk(limits or RequestLimits(), host.counters.rejects, own_faults=host.own_faults)
         """The serving side's state; `desk.refuses` is where the peer book says who is throttled."""
         self.asked = 0
         self._host = host

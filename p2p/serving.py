@@ -6,7 +6,6 @@ sent as its handler makes it, and no byte of it is made before there is credit f
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing
@@ -18,12 +17,11 @@ import trio
 
 from p2p.frames import PIECE_BYTES, head, pieces
 from p2p.messages import Credit, Goodbye, decode_credit, encode_goodbye
+from p2p.ownfaults import OwnFaults
 from p2p.streams import Stream, StreamError
 from trellis.encoding import DecodeError
 from trellis.types import U32_MAX, PeerId
 from trellis.wire import Flags, Frame, FrameDecoder, MessageId, next_sequence
-
-logger = logging.getLogger(__name__)
 
 CREDIT_FRAME_BYTES: Final = 9
 
@@ -87,6 +85,7 @@ class Desk:
     limits: RequestLimits
     faults: Counter[str]
     handlers: dict[MessageId, Handler] = field(default_factory=dict)
+    own_faults: OwnFaults = field(default_factory=OwnFaults)
     refuses: Callable[[PeerId], bool] = not_refused
     active: Counter[PeerId] = field(default_factory=Counter)
     served: int = 0
@@ -279,7 +278,7 @@ class ServedStream:
         except _NoCreditError:
             return Goodbye.TOO_SLOW, ServeFault.STALLED
         except Exception as failed:  # whatever a handler raises ends its answer, never the stream of others
-            logger.debug("request failed: %s", type(failed).__name__)
+            self._desk.own_faults.note(message_id.name, failed)
             return Goodbye.FAILED, ServeFault.HANDLER_FAILED
         return Goodbye.DONE, None
 

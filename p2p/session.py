@@ -41,6 +41,9 @@ STATUS_S: Final = 5
 GOODBYE_S: Final = 1
 RETRY_S: Final = (1, 2, 4, 8, 16, 30)
 """A connected peer that answers no HELLO is asked again, ever more seldom."""
+GREETED_WITHIN_S: Final = 2
+"""Whoever should be asked asks itself if it was not: the one who asks may not have noticed that a connection took over
+from another one, and believes that it has asked already."""
 MAX_PING_BYTES: Final = 64
 
 
@@ -139,15 +142,16 @@ class Sessions:
     # Asking.
 
     def _connected(self, peer: PeerId) -> None:
-        if self._nursery is not None and dials_first(self._host.peer, peer):
-            self._nursery.start_soon(self._greet, peer)
+        if self._nursery is not None:
+            self._nursery.start_soon(self._greet, peer, 0 if dials_first(self._host.peer, peer) else GREETED_WITHIN_S)
 
     def _disconnected(self, peer: PeerId) -> None:
         self._incompatible.discard(peer)
         if self._sessions.pop(peer, None) is not None:
             self._on_status(peer, None)
 
-    async def _greet(self, peer: PeerId) -> None:
+    async def _greet(self, peer: PeerId, after_s: int) -> None:
+        await trio.sleep(after_s)
         failures = 0
         while self._host.connected(peer) and peer not in self._sessions and peer not in self._incompatible:
             hello = await self._ask_hello(peer)

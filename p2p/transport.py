@@ -69,6 +69,7 @@ class PqSession(BaseSession, ISecureConn):
         self.remote = remote
         self.peer_limits = session.limits
         self.exporter = session.exporter
+        self.suite = session.suite
         self.endpoint = remote_endpoint(raw)
         """Address and port of the peer."""
         self.truncated = False
@@ -228,8 +229,7 @@ class PqTransport(ISecureTransport):
             else:
                 self._counters.reject(outcome.reason)
             raise HandshakeRejectedError(outcome)
-        self._counters.handshakes += 1
-        self._counters.handshake_us += int((trio.current_time() - started) * 1_000_000)
+        self._counters.handshake(int((trio.current_time() - started) * 1_000_000))
         return PqSession(conn, outcome, self._local, self._limits, self._counters, dialled=dialled)
 
     async def _shake(

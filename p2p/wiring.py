@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import struct
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -23,9 +24,7 @@ from libp2p.peer.id import ID
 from libp2p.peer.peerstore import PeerStore
 from libp2p.stream_muxer.yamux import yamux
 from libp2p.transport.exceptions import MuxerUpgradeFailure, SecurityUpgradeFailure
-from libp2p.transport.tcp.tcp import TCP
 from libp2p.transport.upgrader import TransportUpgrader
-from libp2p.transport.websocket.transport import WebsocketTransport
 from multiaddr import Multiaddr
 
 from p2p import selection
@@ -33,8 +32,10 @@ from p2p.counters import ConnectionEnd, Counters
 from p2p.endpoints import remote_endpoint
 from p2p.handshake.reject import Reject
 from p2p.handshake.schedule import PROTOCOL
-from p2p.limits import Doorkeeper, Limits
+from p2p.limits import Doorkeeper, Knock, Limits
+from p2p.listening import Accept, OwnTcp, OwnWebsocket
 from p2p.muxguard import PING, SYN, MuxError, MuxGuard
+from p2p.muxstream import QuickStream, QuickYamux
 from p2p.transport import LOST, PqSession, PqTransport
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ logger = logging.getLogger(__name__)
 YAMUX: Final = "/yamux/1.0.0"
 yamux.MAX_WINDOW_SIZE = 2 << 20
 """What one stream of one peer can make us hold. libp2p's own 16 MiB, times the streams it may open, is all memory."""
+yamux.YamuxStream = QuickStream  # type: ignore[misc] # libp2p makes its streams of whatever stands there
 
 RTT_EVERY_S: Final = 10
 """A busy connection is pinged too, for its round-trip time."""
@@ -91,7 +93,7 @@ class GuardedConn:
         await self.conn.close()
 
 
-class BoundedYamux(yamux.Yamux):
+class BoundedYamux(QuickYamux):
     """yamux with a guard at its door, pings that notice a dead peer, and a close that ends."""
 
     def __init__(self, session: PqSession, limits: Limits, counters: Counters) -> None:
@@ -99,6 +101,8 @@ class BoundedYamux(yamux.Yamux):
         self.session = session
         self.served: Counter[str] = Counter()
         """Streams of each protocol that the peer has open and we serve."""
+        self.ended: Callable[[], None] = _nothing
+        """Called when the connection is over: libp2p's own word comes a fifth of a second later."""
         self._limits = limits
         self._counters = counters
         guarded: Any = GuardedConn(session, self.guard, counters)
@@ -131,10 +135,14 @@ class BoundedYamux(yamux.Yamux):
         interval_s = self._limits.ping_interval_ms / 1_000
         silence_s = self._limits.silence_ms / 1_000
         asked_at_s: float | None = None
+        forgave_at_s = trio.current_time()
         while not self.event_shutting_down.is_set():
             slept_from_s = trio.current_time()
             await trio.sleep(interval_s)
             now_s, heard_s = trio.current_time(), self.session.heard_at_s
+            if now_s - forgave_at_s >= 1:
+                self.guard.second_passed()
+                forgave_at_s = now_s
             if now_s - slept_from_s > 2 * interval_s or (asked_at_s is not None and heard_s >= asked_at_s):
                 # It was this process that stood still, or the peer has spoken since: no verdict, ask again.
                 asked_at_s = None
@@ -155,12 +163,20 @@ class BoundedYamux(yamux.Yamux):
             await self._write_frame(ping)
 
     async def close(self, error_code: int = yamux.GO_AWAY_NORMAL) -> None:
-        """libp2p says farewell holding the lock of all streams: a peer that reads nothing would hold it for ever."""
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + self._limits.close_timeout_s) as scope:
-            await super().close(error_code)
-        if scope.cancelled_caught:
-            await self.session.abandon()
-            await self._cleanup_on_error()
+        """libp2p says farewell holding the lock of all streams, so that a peer that reads nothing would hold it for
+        ever, and sleeps a tenth of a second afterwards. Here the session's close record is the farewell."""
+        with trio.CancelScope(shield=True):  # what is awaited below has deadlines of its own
+            if not self.event_closed.is_set():
+                await self._cleanup_on_error()
+
+    async def _cleanup_on_error(self) -> None:
+        self.event_shutting_down.set()
+        self.ended()
+        await super()._cleanup_on_error()
+
+
+def _nothing() -> None:
+    return None
 
 
 class BoundedUpgrader(TransportUpgrader):
@@ -230,9 +246,19 @@ class NoAutoConnector(AutoConnector):
 class BoundedSwarm(Swarm):
     """libp2p's swarm: incoming connections pass a doorkeeper, and give their places back when they end."""
 
-    def __init__(self, peer: ID, upgrader: BoundedUpgrader, limits: Limits, counters: Counters) -> None:
+    def __init__(
+        self,
+        peer: ID,
+        upgrader: BoundedUpgrader,
+        limits: Limits,
+        counters: Counters,
+        steady_ms: Callable[[], int],
+    ) -> None:
         self._doorkeeper = Doorkeeper(limits)
         self._counters = counters
+        self._steady_ms = steady_ms
+        self._knocked: dict[tuple[str, int], Knock] = {}
+        """Of WebSocket connections that have not come beyond HTTP."""
         # Nothing is pruned or dialled behind our back: the watermarks are where they never matter.
         config = ConnectionConfig(
             max_connections=2 * limits.connections,
@@ -247,7 +273,7 @@ class BoundedSwarm(Swarm):
             peer,
             PeerStore(),
             upgrader,
-            transports=[TCP(), WebsocketTransport(upgrader)],
+            transports=[OwnTcp(), OwnWebsocket(upgrader, limits, self._with_knock)],
             retry_config=RetryConfig(max_retries=0),
             connection_config=config,
         )
@@ -257,12 +283,42 @@ class BoundedSwarm(Swarm):
     def doorkeeper(self) -> Doorkeeper:
         return self._doorkeeper
 
+    def _knock(self, address: str) -> Knock | Reject:
+        knock = self._doorkeeper.knock(address, self._steady_ms())
+        if isinstance(knock, Reject):
+            self._counters.reject(knock)
+        return knock
+
+    def _with_knock(self, upgrade: Accept) -> Accept:
+        """WebSocket's HTTP is half open too: silent and slow strangers take their places before it."""
+
+        async def accepted(stream: trio.SocketStream) -> None:
+            endpoint = remote_endpoint(stream)
+            knock = self._knock(endpoint[0])
+            if isinstance(knock, Reject):
+                return
+            self._knocked[endpoint] = knock
+            try:
+                await upgrade(stream)
+            except Exception as fault:  # the edge between a stranger and the listener
+                logger.debug("incoming WebSocket connection ended: %s", type(fault).__name__)
+            finally:
+                # Not taken over by the handshake, which gives it back itself.
+                unused = self._knocked.pop(endpoint, None)
+                if unused is not None:
+                    self._counters.reject(Reject.NOT_NEGOTIATED)
+                    self._doorkeeper.leave(unused)
+
+        return accepted
+
     async def _handle_inbound_connection(self, read_write_closer: ReadWriteCloser, maddr: Multiaddr) -> None:
         """libp2p keeps the place of an incoming connection until the swarm ends: after `max_connections` of them, ever,
         it accepts no more. Here the task ends with its connection."""
-        knock = self._doorkeeper.knock(remote_endpoint(read_write_closer)[0], int(trio.current_time() * 1_000))
+        endpoint = remote_endpoint(read_write_closer)
+        knock: Knock | Reject | None = self._knocked.pop(endpoint, None)
+        if knock is None:
+            knock = self._knock(endpoint[0])
         if isinstance(knock, Reject):
-            self._counters.reject(knock)
             await _close_quietly(read_write_closer)
             return
         try:

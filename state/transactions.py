@@ -18,6 +18,7 @@ from state.rules.rotate_key import key_allowed
 from state.rules.rule import no_claims
 from state.scope import ClaimKey, SignatureClaim, Verdicts
 from state.view import StateView
+from trellis.address import address_of
 from trellis.crypto.algorithms import SIZES, AlgId
 from trellis.crypto.policy import Role
 from trellis.encoding import DecodeError
@@ -52,6 +53,20 @@ def transaction_bytes(transaction: Transaction) -> int:
         if length:
             size += 1 + length + (max(1, length.bit_length()) + 6) // 7
     return size
+
+
+def without_known_key(transaction: Transaction, view: StateView) -> Transaction:
+    """What a pool should look at. Between a wallet's look at the account, or a peer's, and now, the key that a
+    transaction carries may have become known: the same signature without it is then what a block can have."""
+    if not transaction.public_key:
+        return transaction
+    try:
+        known = read_key(view, transaction.parsed.sender)
+    except DecodeError:
+        return transaction
+    if known is None or address_of(transaction.alg_id, transaction.public_key) != Address(known.key_hash):
+        return transaction
+    return Transaction(transaction.body, transaction.alg_id, b"", transaction.signature)
 
 
 class Candidate:

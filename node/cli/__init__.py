@@ -26,6 +26,7 @@ _COMMANDS: Final[Commands] = {
     "genesis": ("node.cli.genesis:genesis", "Make, check and hash genesis documents."),
     "init": ("node.cli.init:init", "Make a node's folder for a network."),
     "inspect": ("node.cli.inspect:inspect", "Look into a stopped node's folder."),
+    "join": ("node.cli.join:join", "Make a node's folder for a running network, from one address."),
     "keys": ("node.cli.keys:keys", "Make, import, export, list and certify keys."),
     "localnet": ("node.cli.localnet:localnet", "A network of real nodes on this machine: start, watch, break, stop."),
     "p2p": ("node.cli.p2p:p2p", "Try the network out: listen, connect, ping, publish."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import shutil
 import signal
 import subprocess
@@ -269,6 +270,22 @@ def fund(ctx: click.Context, folder: Folder, address: str, amount: str) -> None:
     from node.localnet.faucet import pay  # noqa: PLC0415 - gRPC is for this command alone
 
     emit_record(ctx, pay(folder, folder.manifest(), address, amount))
+
+
+@localnet.command("env")
+@home_option
+@reporting
+def environment(folder: Folder) -> None:
+    """Print what a shell needs to know of the network: eval "$(trellis localnet env)"."""
+    nodes = folder.manifest().nodes
+    variables = {
+        "TRELLIS_LOCALNET": str(folder.path),
+        "TRELLIS_GENESIS": str(folder.genesis_path),
+        "TRELLIS_ENDPOINT": " ".join(entry.grpc_address for entry in nodes),
+        **{entry.name.upper(): entry.grpc_address for entry in nodes},
+    }
+    for name, value in variables.items():
+        click.echo(f"export {name}={shlex.quote(value)}")
 
 
 localnet.add_command(faults)

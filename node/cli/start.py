@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import traceback
 from pathlib import Path
 
 import click
@@ -57,18 +58,35 @@ def start(ctx: click.Context, directory: Path) -> None:
 
 
 def _run_to_the_end(home: Home) -> None:
+    """Whatever ends a task of the node ends the process, with one last line that says what it was."""
     try:
         trio.run(_run, home)
     except* (HomeFault, JournalFault, StoreError, PeerBookFault) as unusable:
-        raise CommandFailed(Exit.LOCAL, str(unusable.exceptions[0])) from unusable
+        raise CommandFailed(Exit.LOCAL, str(_first(unusable))) from unusable
     except* NodeStopped as stopped:
-        reason = str(stopped.exceptions[0])
+        reason = str(_first(stopped))
         structlog.get_logger().error("stopped", reason=reason)
         raise CommandFailed(Exit.INTERNAL, f"the node stopped itself: {reason}") from stopped
     except* ServiceListenFault as taken:
-        raise CommandFailed(Exit.LOCAL, str(taken.exceptions[0])) from taken
+        raise CommandFailed(Exit.LOCAL, str(_first(taken))) from taken
     except* ListenFault as taken:
-        raise CommandFailed(Exit.LOCAL, str(taken.exceptions[0]), "choose another: metrics.listen") from taken
+        raise CommandFailed(Exit.LOCAL, str(_first(taken)), "choose another: metrics.listen") from taken
+    except* Exception as crash:
+        fault = _first(crash)
+        where = traceback.extract_tb(fault.__traceback__)[-1]
+        reason = f"{type(fault).__name__} in {where.name} ({Path(where.filename).name}, line {where.lineno}): {fault}"
+        structlog.get_logger().error("stopped", reason=reason, trace="".join(traceback.format_exception(fault)))
+        raise CommandFailed(
+            Exit.INTERNAL, f"the node stopped itself, by a fault of ours: {reason}", "report it: trellis debug dump"
+        ) from crash
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What started it. Nurseries wrap it once for each of them, and what it brought down comes after it."""
+    fault: BaseException = group
+    while isinstance(fault, BaseExceptionGroup):
+        fault = fault.exceptions[0]
+    return fault
 
 
 async def _run(home: Home) -> None:

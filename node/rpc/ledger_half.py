@@ -159,7 +159,7 @@ class LedgerHalf:
         """What to answer, given what the pool said; `reason` is None for what it took. Submission is idempotent: what
         is known already is answered with what it is now."""
         txid = transaction.txid(self.genesis.hash)
-        entry = self.mempool._by_txid.get(txid)
+        entry = self.mempool.entry(txid)
         if reason is None or reason is Reason.DUPLICATE:
             if entry is not None:
                 self.remember(entry)
@@ -176,7 +176,7 @@ class LedgerHalf:
             return rejection_of(reason, candidate, NO_CONTEXT, self.mempool.limits)
         body = candidate.body
         account = read_account(self.ledger.state, body.sender)
-        queue = self.mempool._senders.get(body.sender)
+        queue = self.mempool.queue(body.sender)
         rival = None if queue is None else queue.entries.get(body.nonce)
         context = Context(
             balance=account.balance,
@@ -200,7 +200,7 @@ class LedgerHalf:
             found = self.mempool.examine(transaction, view, terms)
             reason = found.reason if isinstance(found, Refusal) else None
         else:
-            reason = self.mempool._place_fault(Candidate(transaction, view, terms), view)
+            reason = self.mempool.place_fault(Candidate(transaction, view, terms), view)
         return None if reason is None else self.outcome(transaction, reason).rejection
 
     def _head_terms(self) -> Terms:
@@ -245,7 +245,7 @@ class LedgerHalf:
             return tuple(self._fate(txid, reader) for txid in txids)
 
     def _fate(self, txid: Hash, reader: ChainReader) -> TxFate | None:
-        entry = self.mempool._by_txid.get(txid)
+        entry = self.mempool.entry(txid)
         if entry is not None:
             if txid not in self._remembered:
                 self.remember(entry)
@@ -262,7 +262,7 @@ class LedgerHalf:
         return TxFate(self._end_of(summary), summary=summary)
 
     def _end_of(self, summary: TxSummary) -> TxStatus:
-        queue = self.mempool._senders.get(summary.sender)
+        queue = self.mempool.queue(summary.sender)
         taken = queue is not None and summary.nonce in queue.entries
         if taken or read_account(self.ledger.state, summary.sender).nonce > summary.nonce:
             return TxStatus.REPLACED
@@ -290,7 +290,7 @@ class LedgerHalf:
         return self._floor[1]
 
     def _entries(self) -> Iterator[Entry]:
-        return iter(self.mempool._by_txid.values())
+        return iter(self.mempool.entries())
 
     def pool_size(self) -> int:
         return len(self.mempool)
@@ -300,7 +300,7 @@ class LedgerHalf:
         if sender is None:
             found = list(self._entries())
         else:
-            queue = pool._senders.get(sender)
+            queue = pool.queue(sender)
             found = [] if queue is None else list(queue.entries.values())
         return PoolView(
             count=len(pool) - pool.proofs,

@@ -16,6 +16,8 @@ from trellis.encoding import DecodeError
 from trellis.types import Hash
 from trellis.validators import MAX_SET_BYTES, ValidatorSet, decode_validator_set
 
+SETS_FILE: Final = "sets"
+"""Its name in a node's data folder."""
 _HEAD_BYTES: Final = 8
 """Length u32, CRC-32 of the set."""
 

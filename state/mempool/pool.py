@@ -63,6 +63,8 @@ class Mempool:
     def __init__(self, limits: PoolLimits | None = None) -> None:
         self.limits = limits or PoolLimits()
         self._by_txid: dict[Hash, Entry] = {}
+        self._by_witness: dict[Hash, Entry] = {}
+        """The same entries by witness-inclusive id: what gossip asks by."""
         self._senders: dict[Address, SenderQueue] = {}
         self._heads: SortedRows[Row] = SortedRows()
         """(−density, txid, sender) of each sender's next transaction: the best is first."""
@@ -84,11 +86,32 @@ class Mempool:
         return txid in self._by_txid
 
     @property
+    def has_ready(self) -> bool:
+        """Whether a block could have something of it: what waits behind a nonce gap is no work."""
+        return len(self._heads) > 0
+
+    @property
     def proofs(self) -> int:
         return len(self._proofs)
 
     def get(self, txid: Hash) -> Transaction | None:
         entry = self._by_txid.get(txid)
+        return None if entry is None else entry.transaction
+
+    def entry(self, txid: Hash) -> Entry | None:
+        return self._by_txid.get(txid)
+
+    def entries(self) -> Iterable[Entry]:
+        """All of them, in the order of their admission; not to be held over an admission."""
+        return self._by_txid.values()
+
+    def queue(self, sender: Address) -> SenderQueue | None:
+        """What waits of one sender."""
+        return self._senders.get(sender)
+
+    def variant(self, witness_id: Hash) -> Transaction | None:
+        """By witness-inclusive id: another signature of the same transaction is another variant."""
+        entry = self._by_witness.get(witness_id)
         return None if entry is None else entry.transaction
 
     def holds_variant(self, txid: Hash, witness_id: Hash) -> bool:
@@ -132,7 +155,7 @@ class Mempool:
             return refuse(Reason.DUPLICATE)
         if self.is_barred(transaction.witness_id(terms.genesis_hash)):
             return refuse(Reason.KNOWN_BAD)
-        found = self._form_fault(candidate) or self._place_fault(candidate, view)
+        found = self._form_fault(candidate) or self.place_fault(candidate, view)
         return candidate if found is None else refuse(found)
 
     @staticmethod
@@ -148,7 +171,8 @@ class Mempool:
             return Reason.INVALID_FIELD
         return Reason.INVALID_FIELD if candidate.proof_cost > parameters.max_block_proof_cost else None
 
-    def _place_fault(self, candidate: Candidate, view: StateView) -> Reason | None:
+    def place_fault(self, candidate: Candidate, view: StateView) -> Reason | None:
+        """What keeps it out that neither its form nor its signatures say."""
         body = candidate.body
         candidate.account = account = read_account(view, body.sender)
         for reason, faulty in PLACE_CHECKS:
@@ -169,7 +193,7 @@ class Mempool:
             return refuse(Reason.BAD_SIGNATURE)
         if entry.txid in self._by_txid:
             return refuse(Reason.DUPLICATE)
-        fault = self._place_fault(candidate, view)
+        fault = self.place_fault(candidate, view)
         if fault is not None:
             return refuse(fault)
         queue = self._senders.get(entry.sender)
@@ -218,6 +242,7 @@ class Mempool:
             queue = self._senders[entry.sender] = SenderQueue(entry.sender, account_nonce)
         queue.put(entry)
         self._by_txid[entry.txid] = entry
+        self._by_witness[entry.witness_id] = entry
         self.size_bytes += entry.size_bytes + ENTRY_OVERHEAD_BYTES
         if entry.valid_until not in self._expiring:
             self._expiring[entry.valid_until] = {}
@@ -231,6 +256,7 @@ class Mempool:
         queue = self._senders[entry.sender]
         queue.take(entry.nonce)
         del self._by_txid[entry.txid]
+        del self._by_witness[entry.witness_id]
         self.size_bytes -= entry.size_bytes + ENTRY_OVERHEAD_BYTES
         expiring = self._expiring[entry.valid_until]
         del expiring[entry.txid]
@@ -335,7 +361,9 @@ class Mempool:
         """The chain knows the key now: the same signature without it is the variant that a block can have."""
         old = entry.transaction
         entry.transaction = Transaction(old.body, old.alg_id, b"", old.signature)
+        del self._by_witness[entry.witness_id]
         entry.witness_id = entry.transaction.witness_id(terms.genesis_hash)
+        self._by_witness[entry.witness_id] = entry
         size = transaction_bytes(entry.transaction)
         self.size_bytes += size - entry.size_bytes
         entry.size_bytes = size

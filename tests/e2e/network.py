@@ -91,7 +91,15 @@ class Node:
 def network(folder: Path, validators: int, parameters: Parameters) -> Iterator[list[Node]]:
     directory = folder / "network"
     now_ms = time.time_ns() // 1_000_000
-    testnet.generate(directory, name="e2e", ports=free_ports(validators), time_ms=now_ms, parameters=parameters)
+    ports = free_ports(3 * validators)
+
+    def sections(place: int) -> str:
+        grpc, metrics = ports[validators + place], ports[2 * validators + place]
+        return f'\n[grpc]\nlisten = "127.0.0.1:{grpc}"\n\n[metrics]\nlisten = "127.0.0.1:{metrics}"\n'
+
+    testnet.generate(
+        directory, name="e2e", ports=ports[:validators], time_ms=now_ms, parameters=parameters, sections=sections
+    )
     nodes = [Node(directory / f"node{place}") for place in range(validators)]
     try:
         for node in nodes:

@@ -11,13 +11,18 @@ from consensus.effects import TimerId, TimerKind
 from consensus.guard import SignGuard
 from consensus.records import HeightBegun, Record
 from node.bodies import ProofResults
+from node.chain_service import blocks_from, headers_after
 from node.engine import Engine, Restored
 from node.inputs import (
+    BlocksFetched,
+    HeadersFetched,
     Heard,
     Input,
     LaneChanged,
     Offered,
     OwnOffered,
+    PeerLeft,
+    PeerStands,
     ProofsChecked,
     Signed,
     Solved,
@@ -27,17 +32,22 @@ from node.inputs import (
     Verified,
 )
 from node.payloads import decode_payload, encode_payload, message_id
+from node.trust import Sampling
 from node.work import (
     Accused,
     Admission,
     Announce,
     Answer,
     Arm,
+    Blame,
     CheckProofs,
     Committed,
     Disarm,
+    FetchBlocks,
+    FetchHeaders,
     Keep,
     Log,
+    Mine,
     Payer,
     Payload,
     Post,
@@ -71,10 +81,13 @@ from trellis.genesis import EngineKind, Genesis, GenesisAccount
 from trellis.parameters import Parameters
 from trellis.records import AttestedVerdict
 from trellis.transaction import Kind, Output, Transaction, TransactionBody, Transfer, signing_bytes
-from trellis.types import Address, Hash, Height
+from trellis.types import Address, Hash, Height, PeerId
 
 START_MS = 1_700_000_000_000
 HOP_MS = 2
+FETCH_MS = 5
+SILENCE_MS = 5_000
+"""How long a question to a silent peer takes to be given up."""
 FEE = 20_000
 OWN_TICKET = 0
 BALANCE = 10_000_000_000
@@ -110,25 +123,56 @@ class Node:
     committed: list[Committed] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
     accused: list[Accused] = field(default_factory=list)
+    blamed: list[Blame] = field(default_factory=list)
+    fetches: list[FetchHeaders | FetchBlocks] = field(default_factory=list)
+    stopped: Stop | None = None
+    met: set[PeerId] = field(default_factory=set)
     verified: int = 0
     alive: bool = True
     life: int = 0
+
+    @property
+    def peer(self) -> PeerId:
+        return self.member.validator.network_id
+
+
+def serve(source: Node, item: FetchHeaders | FetchBlocks) -> HeadersFetched | BlocksFetched:
+    """What an honest node answers."""
+    with load_chain(source.store).read() as reader:
+        if isinstance(item, FetchHeaders):
+            found = headers_after(reader, item.locator, 256)
+            return HeadersFetched(item.job, tuple((each.header, each.certificate) for each in found))
+        return BlocksFetched(item.job, tuple(each.block for each in blocks_from(reader, item.first, item.count)))
+
+
+def _nothing(item: FetchHeaders | FetchBlocks) -> HeadersFetched | BlocksFetched:
+    return HeadersFetched(item.job, None) if isinstance(item, FetchHeaders) else BlocksFetched(item.job, None)
 
 
 class EngineNet:
     """`run_until(condition)` moves the clock. `deliver` may be replaced: it says what arrives, and how late."""
 
-    def __init__(self, count: int = 4, accounts: int = 8, parameters: Parameters | None = None) -> None:
-        self.members = fake_members([10_000_000] * count)
+    def __init__(
+        self, count: int = 4, accounts: int = 8, parameters: Parameters | None = None, followers: int = 0
+    ) -> None:
+        """The last `followers` nodes have no vote and no lanes. They are met by `meet`, and told of each new block."""
+        self.members = fake_members([10_000_000] * (count + followers))
+        self.voters = count
+        self.sampling: Sampling | None = None
         self.accounts: tuple[FakeSigner, ...] = tuple(FakeSigner(500 + place) for place in range(accounts))
-        self.genesis = make_genesis(self.members, self.accounts, parameters or Parameters(state_buckets_log2=4))
+        self.genesis = make_genesis(self.members[:count], self.accounts, parameters or Parameters(state_buckets_log2=4))
         self.now_ms = START_MS
         self.deliver: Callable[[int, int, Payload], int | None] = lambda source, target, payload: HOP_MS
+        self.answer: Callable[[Node, Node, HeadersFetched | BlocksFetched], HeadersFetched | BlocksFetched | None] = (
+            lambda source, asker, answer: answer
+        )
+        """What a peer says to one that catches up; None is silence."""
         self.solve: Callable[[int, bytes], AttestedVerdict | None] = lambda place, statement: None
+        self.may_stop = False
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._serial = 0
-        self.nodes = [self._new(place) for place in range(count)]
-        for node in self.nodes:
+        self.nodes = [self._new(place) for place in range(count + followers)]
+        for node in self.nodes[:count]:
             self._start(node)
 
     def _new(self, place: int) -> Node:
@@ -160,7 +204,9 @@ class EngineNet:
         signer = self.members[place].signer
         payer = Payer(self.members[place].address, signer.alg_id, signer.public_key)
         me = self.members[place].address
-        return Engine(me, ledger, Mempool(), proofs, stored, restored, payer=payer, attests=True)
+        return Engine(
+            me, ledger, Mempool(), proofs, stored, restored, payer=payer, attests=True, sampling=self.sampling
+        )
 
     def _start(self, node: Node) -> None:
         node.alive = True
@@ -174,7 +220,8 @@ class EngineNet:
                 parent = (block, certificate)
         self.give(node, Started(parent))
         for other in self.nodes if hasattr(self, "nodes") else []:
-            if other is not node and other.alive:
+            if other is not node and other.alive and self.votes(node) and self.votes(other):
+                self.meet(node, other)
                 self.give(node, LaneChanged(other.member.address, is_open=True))
                 self.give(other, LaneChanged(node.member.address, is_open=True))
 
@@ -252,14 +299,24 @@ class EngineNet:
                     self.give(node, VerdictsSigned(item.batch, signature))
                 case Solve():
                     self.give(node, Solved(item.statement_id, self.solve(node.place, item.statement)))
+                case Mine():
+                    raise AssertionError("a network that votes does not mine")
                 case Answer():
                     if item.ticket == OWN_TICKET:
                         self.give(node, OwnOffered())
                     node.answers[item.ticket] = item.admissions
                 case Announce():
                     pass
+                case FetchHeaders() | FetchBlocks():
+                    node.fetches.append(item)
+                    self._fetch(node, item)
+                case Blame():
+                    node.blamed.append(item)
                 case Stop():
-                    raise AssertionError(f"node {node.place} stopped: {item.reason}")
+                    if not self.may_stop:
+                        raise AssertionError(f"node {node.place} stopped: {item.reason}")
+                    node.stopped = item
+                    node.alive = False
                 case Seen():
                     self._seen(node, item)
 
@@ -267,6 +324,9 @@ class EngineNet:
         match item.what:
             case Committed():
                 node.committed.append(item.what)
+                for other in self.nodes[self.voters :]:
+                    if node.peer in other.met:
+                        self.meet(node, other)
             case Refusal():
                 node.refusals.append(item.what)
             case Accused():
@@ -275,6 +335,16 @@ class EngineNet:
                 pass
             case _:
                 pass
+
+    def _fetch(self, node: Node, item: FetchHeaders | FetchBlocks) -> None:
+        source = next(each for each in self.nodes if each.peer == item.peer)
+        answer = self.answer(source, node, serve(source, item)) if source.alive else None
+        if answer is None:
+            answer = _nothing(item)
+            self.later(SILENCE_MS, lambda: self.give(node, answer))
+        else:
+            found = answer
+            self.later(FETCH_MS, lambda: self.give(node, found))
 
     def _arm(self, node: Node, item: Arm) -> None:
         timer, life = item.timer, node.life
@@ -293,7 +363,7 @@ class EngineNet:
         self.later(item.delay_ms, fire)
 
     def _post(self, node: Node, item: Post) -> None:
-        for other in self.nodes:
+        for other in self.nodes[: self.voters] if self.votes(node) else []:
             if other is node or (item.to is not None and other.member.address != item.to):
                 continue
             delay_ms = self.deliver(node.place, other.place, item.payload)
@@ -312,10 +382,26 @@ class EngineNet:
 
     # What tests do.
 
+    def votes(self, node: Node) -> bool:
+        return node.place < self.voters
+
+    def follow(self, follower: Node, *sources: Node) -> None:
+        """Starts a follower, with connections to these."""
+        self._start(follower)
+        for source in sources:
+            self.meet(follower, source)
+
+    def meet(self, one: Node, other: Node) -> None:
+        """Both say where they stand."""
+        for asker, source in ((one, other), (other, one)):
+            asker.met.add(source.peer)
+            self.give(asker, PeerStands(source.peer, source.engine.ledger.tip.height, Height(1)))
+
     def crash(self, node: Node) -> None:
         node.alive = False
         for other in self.nodes:
-            if other is not node and other.alive:
+            if other is not node and other.life:
+                self.give(other, PeerLeft(node.peer))
                 self.give(other, LaneChanged(node.member.address, is_open=False))
 
     def restart(self, node: Node, *, observing: bool = False) -> None:

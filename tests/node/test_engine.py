@@ -9,12 +9,13 @@ from node.work import BodyRequest, ConsensusPayload, Payload, TransactionsPayloa
 from state.scope import Slash, StatementPaid
 from state.statements import Status, read_statement
 from tests.chains import some_hash
-from tests.node.engines import HOP_MS, EngineNet
+from tests.node.engines import BALANCE, FEE, HOP_MS, EngineNet
+from tests.state.kit import address
 from trellis.messages import Ballot, decode_message, encode_message
 from trellis.outcome import Outcome
 from trellis.parameters import Parameters
 from trellis.records import AttestedVerdict
-from trellis.transaction import PostStatement, Transaction
+from trellis.transaction import Output, PostStatement, Transaction, Transfer
 from trellis.types import Height, View
 from trellis.votes import Vote, VoteKind
 
@@ -71,6 +72,29 @@ def test_what_one_validator_never_heard_of_is_fetched_from_the_leader() -> None:
     assert all(request.places for request in asked), "pieces are asked for, not the whole block"
 
 
+def test_what_a_push_lost_is_handed_on_again_until_a_block_takes_it() -> None:
+    """Every second push is lost: the others hold transactions whose predecessors they never saw."""
+    net = EngineNet(parameters=Parameters(state_buckets_log2=4, heartbeat_ms=200))
+    seen = {"pushes": 0}
+
+    def deliver(source: int, target: int, payload: Payload) -> int | None:
+        if isinstance(payload, TransactionsPayload) and net.now_ms < began_ms + 1_000:
+            seen["pushes"] += 1
+            return None if seen["pushes"] % 2 else HOP_MS
+        return HOP_MS
+
+    began_ms = net.now_ms
+    net.deliver = deliver
+    for nonce in range(4):
+        for account in net.accounts[1:7]:
+            transaction = net.transaction(account, nonce)
+            if nonce:
+                transaction = Transaction(transaction.body, account.alg_id, account.public_key, transaction.signature)
+            net.submit(2, transaction)
+        net.run_for(50)
+    net.run_until(partial(_all_included, net, 24), within_ms=30_000)
+
+
 def test_a_dead_leader_costs_a_view_and_no_transaction() -> None:
     net = EngineNet()
     leader = next(node for node in net.nodes if node.member.address == net.leader())
@@ -110,6 +134,24 @@ def test_a_validator_without_its_log_watches_and_then_votes_again() -> None:
     assert node.engine.observing
     net.run_until(lambda: not node.engine.observing, within_ms=60_000)
     net.run_until(lambda: len(set(net.heights())) == 1)
+
+
+def test_an_admitted_transaction_that_a_proposal_cannot_hold_is_evicted_everywhere() -> None:
+    """The later nonce came first, then one that spends all: together they cannot be paid."""
+    net = EngineNet()
+    sender = net.accounts[1]
+    later = net.transaction(sender, 1)
+    later = Transaction(later.body, later.alg_id, sender.public_key, later.signature)
+    spend = Transfer((Output(address(net.accounts[2]), BALANCE - 2 * FEE),))
+    net.submit(0, later)
+    net.run_until(lambda: all(later.txid(net.genesis.hash) in node.engine.pool for node in net.nodes))
+    net.run_for(1_000)
+    assert set(net.heights()) == {0}, "what waits behind a gap is no work"
+    net.submit(0, net.transaction(sender, 0, spend, fee=2 * FEE), ticket=2)
+    net.run_until(partial(_all_included, net, 1))
+    net.run_for(5_000)
+    assert [len(node.engine.pool) for node in net.nodes] == [0, 0, 0, 0]
+    assert [committed.certificate.view for committed in net.nodes[0].committed if committed.certificate] == [0]
 
 
 def test_a_forged_signature_is_held_against_who_sent_it_and_does_not_bar_the_good_one() -> None:

@@ -7,12 +7,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
 import trio
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import AcceptConnection, BytesMessage, Request
 
 from p2p import selection
 from p2p.handshake import Dialer, Established, LocalIdentity, Network, Rejected, Setup
 from p2p.host import Host, HostConfig
 from p2p.limits import Limits
-from p2p.muxguard import DATA, HEADER_BYTES, SYN, WINDOW_UPDATE
+from p2p.muxguard import ACK, DATA, HEADER_BYTES, PING, SYN, WINDOW_UPDATE
 from p2p.records import RecordOpener, RecordSealer
 from p2p.streams import Stream
 from p2p.wiring import YAMUX
@@ -23,12 +25,13 @@ ECHO = "/trellis/test-echo/1"
 STUCK = "/trellis/test-stuck/1"
 """Its handler never reads."""
 LOOPBACK = ("/ip4/127.0.0.1/tcp/0",)
+WEBSOCKET = ("/ip4/127.0.0.1/tcp/0/ws",)
 DEADLINE_S = 20
 QUICK = Limits(close_timeout_s=1, stream_linger_s=1, negotiation_timeout_s=2, write_timeout_s=2)
 """The same caps with shorter waits."""
 
 
-_opened: list[trio.SocketStream] = []
+_opened: list[trio.abc.AsyncResource] = []
 
 
 def run(main: Callable[[], Awaitable[None]], deadline_s: float = 60) -> None:
@@ -104,23 +107,70 @@ def port_of(address: str) -> int:
     return int(address.split("/")[4])
 
 
+class RawWebsocket:
+    """The bytes of a peer as WebSocket messages, one for each `send_all`; whatever else it says is up to the test."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self._protocol = WSConnection(ConnectionType.CLIENT)
+        self._accepted = False
+        self._data = b""
+
+    async def upgrade(self) -> None:
+        await self._stream.send_all(self._protocol.send(Request(host="127.0.0.1", target="/")))
+        while not self._accepted:
+            await self._more()
+
+    async def _more(self) -> bool:
+        wire = await self._stream.receive_some(65_536)
+        self._protocol.receive_data(wire or None)
+        for event in self._protocol.events():
+            if isinstance(event, AcceptConnection):
+                self._accepted = True
+            elif isinstance(event, BytesMessage):
+                self._data += bytes(event.data)
+        return bool(wire)
+
+    async def send_all(self, data: bytes) -> None:
+        await self._stream.send_all(self._protocol.send(BytesMessage(data=data)))
+
+    async def receive_some(self, max_bytes: int) -> bytes:
+        while not self._data:
+            if not await self._more():
+                return b""
+        taken, self._data = self._data[:max_bytes], self._data[max_bytes:]
+        return taken
+
+    async def send_eof(self) -> None:
+        """The socket ends, without WebSocket's farewell."""
+        await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
 class RawPeer:
     """A peer made of bytes. It speaks the protocol as far as a test wants, and breaks it where the test wants."""
 
-    def __init__(self, stream: trio.SocketStream, peer_setup: Setup, dialled: PeerId) -> None:
+    def __init__(self, stream: trio.SocketStream | RawWebsocket, peer_setup: Setup, dialled: PeerId) -> None:
         self.stream = stream
         self.setup = peer_setup
         self.dialled = dialled
         self.outcome: Established | Rejected | None = None
+        self._sending = trio.Lock()
         self._sealer: RecordSealer | None = None
         self._opener: RecordOpener | None = None
         self._plain = b""
 
     @classmethod
     async def connect(cls, to: Host, name: str = "attacker", net: Network | None = None) -> RawPeer:
-        stream = await trio.open_tcp_stream("127.0.0.1", port_of(to.addresses[0]))
-        _opened.append(stream)
-        return cls(stream, setup(name, net=net), to.peer)
+        tcp = await trio.open_tcp_stream("127.0.0.1", port_of(to.addresses[0]))
+        _opened.append(tcp)
+        if not to.addresses[0].endswith("/ws"):
+            return cls(tcp, setup(name, net=net), to.peer)
+        websocket = RawWebsocket(tcp)
+        await websocket.upgrade()
+        return cls(websocket, setup(name, net=net), to.peer)
 
     async def raw(self, size: int) -> bytes:
         got = b""
@@ -165,7 +215,9 @@ class RawPeer:
     async def send(self, plain: bytes) -> None:
         if self._sealer is None:
             raise ValueError("no session")
-        await self.stream.send_all(self._sealer.seal(plain, 0))
+        # A test that answers pings beside its attack writes from two tasks; records are numbered as they leave.
+        async with self._sending:
+            await self.stream.send_all(self._sealer.seal(plain, 0))
 
     async def close_record(self) -> None:
         if self._sealer is None:
@@ -207,6 +259,19 @@ class RawPeer:
             return True
         return False
 
+    async def answer_pings(self) -> None:
+        """Just enough of yamux to pass for alive."""
+        try:
+            while True:
+                head = await self.receive(HEADER_BYTES)
+                kind, flags, length = head[1], int.from_bytes(head[2:4], "big"), int.from_bytes(head[8:12], "big")
+                if kind == DATA:
+                    await self.receive(length)
+                if kind == PING and flags & SYN:
+                    await self.frame(PING, ACK, 0, length)
+        except (EOFError, trio.BrokenResourceError, trio.ClosedResourceError):
+            return
+
     async def drained(self) -> None:
         """Reads until the host hangs up, in the background of a flood."""
         try:
@@ -229,6 +294,7 @@ __all__ = [
     "ECHO",
     "HEADER_BYTES",
     "QUICK",
+    "WEBSOCKET",
     "RawPeer",
     "ask",
     "by_order",

@@ -15,11 +15,11 @@ from libp2p.tools.anyio_service import background_trio_service
 
 from p2p.handshake import LocalIdentity, Network, Reject, Rejected
 from p2p.handshake.messages import M1_TYPE, frame
-from p2p.host import Host, HostConfig
+from p2p.host import DialError, Host, HostConfig
 from p2p.limits import Limits
 from p2p.muxguard import DATA, FIN, PING, RST, SYN, WINDOW_UPDATE
-from tests.p2p.kit import POLICY, Tamper, key, seed
-from tests.p2p.net import ECHO, QUICK, STUCK, RawPeer, config, hosts, run, served, until
+from tests.p2p.kit import POLICY, MovedClock, Tamper, key, seed
+from tests.p2p.net import ECHO, LOOPBACK, QUICK, STUCK, WEBSOCKET, RawPeer, config, hosts, port_of, run, served, until
 from tests.p2p.test_handshake import Impostor, flip
 from trellis.types import Hash
 
@@ -272,13 +272,25 @@ def victim_host(**changes: object) -> HostConfig:
     return config("host", admit=member_only, **changes)
 
 
-@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
-def test_an_attack_is_refused_with_its_reason_and_an_honest_peer_is_served(attack: Attack) -> None:
+@pytest.mark.parametrize(
+    ("attack", "listen"),
+    [pytest.param(each, LOOPBACK, id=each.name) for each in ATTACKS]
+    # What happens inside yamux passes no other code over WebSocket.
+    + [
+        pytest.param(each, WEBSOCKET, id=f"{each.name}, over WebSocket")
+        for each in ATTACKS
+        if not each.reason.startswith(("mux_", "stream_"))
+    ],
+)
+def test_an_attack_is_refused_with_its_reason_and_an_honest_peer_is_served(
+    attack: Attack, listen: tuple[str, ...]
+) -> None:
     async def main() -> None:
-        async with hosts(victim_host()) as (host,):
+        async with hosts(victim_host(listen=listen)) as (host,):
             peer = await attack.mount(host)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(peer.drained)
+                # Whoever stays connected must pass for alive, however long the host takes for its verdict.
+                nursery.start_soon(peer.drained if attack.ends else peer.answer_pings)
                 await until(lambda: host.counters.rejects[attack.reason] >= 1, f"{attack.reason} is counted")
                 if not attack.ends:
                     assert host.connected(peer.setup.local.peer)
@@ -318,15 +330,16 @@ def test_what_is_odd_but_allowed_disturbs_nobody(name: str, act: Callable[[RawPe
     run(main)
 
 
-def test_a_slow_handshake_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("p2p.transport.HANDSHAKE_TIMEOUT_MS", 300)
-
+@pytest.mark.parametrize("listen", [LOOPBACK, WEBSOCKET], ids=["tcp", "ws"])
+def test_a_slow_handshake_is_ended(monkeypatch: pytest.MonkeyPatch, listen: tuple[str, ...]) -> None:
     async def main() -> None:
-        async with hosts(victim_host()) as (host,):
-            peer = await RawPeer.connect(host)
-            await peer.agree("/trellis/pq/1")
-            await peer.stream.send_all(b"\x01\x00")
-            assert await peer.gone()
+        async with hosts(victim_host(listen=listen)) as (host,):
+            with monkeypatch.context() as impatient:
+                impatient.setattr("p2p.transport.HANDSHAKE_TIMEOUT_MS", 300)
+                peer = await RawPeer.connect(host)
+                await peer.agree("/trellis/pq/1")
+                await peer.stream.send_all(b"\x01\x00")
+                assert await peer.gone()
             assert host.counters.rejects["timeout"] == 1
             await served(host)
 
@@ -360,26 +373,22 @@ def test_a_flood_of_silent_strangers_leaves_the_reserved_slots_to_validators() -
     run(main)
 
 
-def test_one_address_cannot_knock_without_end() -> None:
-    limits = Limits(knocks_per_address=5, knocks_per_address_per_s=4, negotiation_timeout_s=1, stream_linger_s=1)
+@pytest.mark.parametrize("listen", [LOOPBACK, WEBSOCKET], ids=["tcp", "ws"])
+def test_one_address_cannot_knock_without_end(listen: tuple[str, ...]) -> None:
+    limits = replace(QUICK, knocks_per_address=5, knocks_per_address_per_s=4)
+    time = MovedClock()
 
     async def main() -> None:
-        async with hosts(victim_host(limits=limits)) as (host,):
+        async with hosts(victim_host(limits=limits, clock=time.clock(), listen=listen)) as (host,):
             for _ in range(9):
-                peer = await RawPeer.connect(host)
-                await peer.stream.aclose()
-            await until(lambda: host.counters.rejects["rate_limited"] >= 1, "the flood is refused")
-            refused = host.counters.rejects["rate_limited"]
-            assert refused >= 3
+                knock = await trio.open_tcp_stream("127.0.0.1", port_of(host.addresses[0]))
+                await knock.aclose()
+            await until(lambda: host.counters.rejects["rate_limited"] == 4, "the burst is over")
             await until(lambda: host._swarm.doorkeeper.half_open == 0, "quiet")
-            with trio.fail_after(20):
-                while True:
-                    try:
-                        await served(host)
-                    except Exception:
-                        await trio.sleep(0.1)
-                    else:
-                        break
+            with pytest.raises(DialError):
+                await served(host)
+            time.steady_ms += 250
+            await served(host)
 
     run(main)
 
@@ -399,15 +408,13 @@ def test_a_peer_that_reads_nothing_blocks_its_own_stream_alone() -> None:
     run(main)
 
 
-def test_a_frozen_peer_is_noticed_within_three_seconds() -> None:
+def test_a_frozen_peer_is_noticed_by_its_silence() -> None:
     async def main() -> None:
         async with hosts(victim_host()) as (host,):
             peer = await RawPeer.connect(host)
             await peer.enter()
             await until(lambda: host.connected(peer.setup.local.peer), "it is in")
-            started = trio.current_time()
             await until(lambda: not host.connected(peer.setup.local.peer), "its silence is noticed")
-            assert trio.current_time() - started < 3.5
             assert host.counters.rejects["silent"] == 1
             await served(host)
             await peer.stream.aclose()
@@ -422,7 +429,7 @@ def test_a_stream_that_its_peer_never_closes_is_reset() -> None:
             await peer.enter()
             await peer.open(1, IDENTIFY)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(answer_pings, peer)
+                nursery.start_soon(peer.answer_pings)
                 await until(lambda: host.counters.rejects["stream_never_closed"] == 1, "it was reset")
                 assert host.connected(peer.setup.local.peer)
                 nursery.cancel_scope.cancel()
@@ -430,17 +437,6 @@ def test_a_stream_that_its_peer_never_closes_is_reset() -> None:
             await peer.stream.aclose()
 
     run(main)
-
-
-async def answer_pings(peer: RawPeer) -> None:
-    """Just enough of yamux to pass for alive."""
-    while True:
-        head = await peer.receive(12)
-        kind, flags, length = head[1], int.from_bytes(head[2:4], "big"), int.from_bytes(head[8:12], "big")
-        if kind == DATA:
-            await peer.receive(length)
-        if kind == PING and flags & SYN:
-            await peer.frame(PING, 2, 0, length)
 
 
 @pytest.mark.parametrize("nonsense", [NONSENSE, b"\xff\xff\xff\xff\x0f", b"\x02\xff\xff", b"\x05\x0a\xff\xff\xff\x7f"])
@@ -462,6 +458,62 @@ def test_malformed_gossip_ends_its_stream_alone(nonsense: bytes) -> None:
                     nursery.cancel_scope.cancel()
                 await peer.stream.aclose()
                 await served(host)
+
+    run(main)
+
+
+async def fill_and_reset(peer: RawPeer, stream_id: int) -> None:
+    """All that the window takes, and a reset."""
+    await peer.open(stream_id, STUCK)
+    for _ in range(4):
+        await peer.say(stream_id, bytes(65_000))
+    await peer.frame(WINDOW_UPDATE, RST, stream_id, 0)
+
+
+async def fill_and_end(peer: RawPeer, stream_id: int) -> None:
+    """A stream that the host has ended is filled once more before its end."""
+    await peer.open(stream_id, IDENTIFY)
+    await peer.frame(WINDOW_UPDATE, 0, stream_id, 1 << 20)
+    for _ in range(4):
+        await peer.say(stream_id, bytes(65_000))
+    await peer.frame(WINDOW_UPDATE, FIN, stream_id, 0)
+
+
+@pytest.mark.parametrize("fill", [fill_and_reset, fill_and_end])
+def test_streams_that_are_filled_and_ended_hold_no_memory(fill: Callable[[RawPeer, int], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with hosts(victim_host()) as (host,):
+            peer = await RawPeer.connect(host)
+            await peer.enter()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(peer.answer_pings)
+                await until(lambda: host.connected(peer.setup.local.peer), "it is in")
+                muxed = host._connections[peer.setup.local.peer][0].muxed
+                for number in range(100):
+                    await fill(peer, 2 * number + 1)
+                # 26 MB were sent. The host asks to be introduced, which nobody answers: that stream is its own.
+                await until(lambda: len(muxed.streams) <= 1, "every stream is over")
+                assert sum(map(len, muxed.stream_buffers.values())) < 1_000
+                assert len(muxed.stream_events) <= 1
+                assert host.connected(peer.setup.local.peer)
+                nursery.cancel_scope.cancel()
+            await peer.stream.aclose()
+
+    run(main)
+
+
+def test_a_stranger_that_says_no_http_holds_a_place_at_the_door_and_loses_it() -> None:
+    limits = replace(QUICK, half_open=6, half_open_reserved=2, negotiation_timeout_s=1)
+
+    async def main() -> None:
+        async with hosts(victim_host(listen=WEBSOCKET, limits=limits)) as (host,):
+            strangers = [await trio.open_tcp_stream("127.0.0.1", port_of(host.addresses[0])) for _ in range(8)]
+            await until(lambda: host.counters.rejects["half_open_full"] == 4, "the last four found no place")
+            await until(lambda: host.counters.rejects["not_negotiated"] == 4, "the others waited for nothing")
+            assert host._swarm.doorkeeper.half_open == 0
+            for stranger in strangers:
+                await stranger.aclose()
+            await served(host)
 
     run(main)
 

@@ -91,7 +91,7 @@ async def without_growth(rounds: int, once: Callable[[int], Awaitable[None]], se
     await until(settled, "all of it is over")
     after = Footprint.now()
     print(f"\n{rounds} rounds: {before} -> {after}")
-    for what in ("tasks", "sockets", "resident_bytes"):
+    for what in ("tasks", "sockets", "objects", "resident_bytes"):
         small, large = getattr(before, what), getattr(after, what)
         assert large <= small * (100 + GROWTH_PERCENT) / 100, f"{what} grew from {small} to {large} in {rounds} rounds"
 

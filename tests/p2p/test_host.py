@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 import trio
+import trio.testing
 
+from p2p.counters import MAX_DURATIONS, Counters
 from p2p.dialing import PeerAddress
 from p2p.handshake import LocalIdentity, Network, Reject
 from p2p.host import DialError, Host, HostConfig, NotConnectedError
 from p2p.limits import Limits
+from p2p.ownfaults import OwnFaults
 from p2p.streams import Stream, StreamEnd, StreamError
 from tests.p2p.kit import POLICY, key, network, seed
 from tests.p2p.net import ECHO, ask, by_order, config, hosts, run, served, until
@@ -396,3 +399,96 @@ def test_a_host_that_ends_leaves_no_connection_open() -> None:
 def test_an_address_that_is_none_is_refused_at_once(broken: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="multiaddress"):
         Host(config("a", **broken))
+
+
+def test_a_connection_that_takes_over_is_told_as_an_end_and_a_beginning() -> None:
+    async def main() -> None:
+        first, second = by_order("a", "b")
+        async with hosts(config(first), config(second)) as (a, b):
+            told: list[str] = []
+            b.on_connect(lambda _peer: told.append("up"))
+            b.on_disconnect(lambda _peer: told.append("down"))
+            await a.connect(b.peer, b.addresses[0])
+            await until(lambda: told == ["up"], "b knows a")
+            # The same peer dials again before the first connection's end is known, as one that was started again does.
+            await a._dial(b.peer, b.addresses[0])
+            await until(lambda: told == ["up", "down", "up"], "the newer connection is in use")
+            await ask(b, a.peer)
+            await until(lambda: len(b.peers()) == 1, "one is left")
+            await a.disconnect(b.peer)
+            await until(lambda: told == ["up", "down", "up", "down"], "a is gone")
+            assert not b.connected(a.peer)
+
+    run(main)
+
+
+def test_disconnecting_an_idle_peer_waits_for_no_clock() -> None:
+    stands_still = trio.testing.MockClock(rate=0, autojump_threshold=3)
+
+    async def main() -> None:
+        async with hosts(config("a", jitter=lambda: 0.0), config("b")) as (a, b):
+            await a.connect(b.peer, b.addresses[0])
+            before_s = trio.current_time()
+            await a.disconnect(b.peer)
+            assert trio.current_time() == before_s
+            assert not a.connected(b.peer)
+
+    trio.run(main, clock=stands_still)
+
+
+@pytest.mark.parametrize("kind", ["", "/ws"])
+def test_a_port_that_is_taken_is_an_error(kind: str) -> None:
+    async def main() -> None:
+        async with hosts(config("a", listen=(f"/ip4/127.0.0.1/tcp/0{kind}",))) as (a,):
+            port = a.addresses[0].split("/")[4]
+            with pytest.raises(OSError, match="cannot listen"):
+                async with hosts(config("b", listen=(f"/ip4/127.0.0.1/tcp/{port}{kind}",))):
+                    pytest.fail("two hosts share a port")
+            await served(a)
+
+    run(main)
+
+
+@pytest.mark.parametrize("fault", [RuntimeError, KeyError, ValueError])
+def test_a_fault_of_our_own_handler_is_logged_once_and_without_its_text(
+    fault: type[Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(_stream: Stream) -> None:
+        raise fault("what the peer sent")
+
+    async def main() -> None:
+        async with hosts(config("a"), config("b")) as (a, b):
+            b.serve("/trellis/test-broken/1", broken)
+            await a.connect(b.peer, b.addresses[0])
+            for _ in range(3):
+                stream = await a.open_stream(b.peer, "/trellis/test-broken/1")
+                with pytest.raises(StreamError):
+                    await stream.read()
+            assert b.counters.rejects["stream_handler_failed"] == 3
+            assert list(b.own_faults.seen.values()) == [3]
+
+    with caplog.at_level("WARNING"):
+        run(main)
+    lines = [record.getMessage() for record in caplog.records if record.name == "p2p.ownfaults"]
+    assert len(lines) == 1
+    assert fault.__name__ in lines[0]
+    assert "test_host.py" in lines[0]
+    assert "what the peer sent" not in lines[0]
+
+
+def test_a_fault_that_goes_on_is_told_again_after_ten_minutes(caplog: pytest.LogCaptureFixture) -> None:
+    now_s = 0.0
+    faults = OwnFaults(lambda: now_s)
+    for at_s in range(0, 1_200, 10):
+        now_s = float(at_s)
+        faults.note("/trellis/test/1", KeyError())
+    assert len([each for each in caplog.records if each.name == "p2p.ownfaults"]) == 2
+    assert "(61 so far)" in caplog.text
+
+
+def test_the_time_of_each_handshake_is_kept_within_bounds() -> None:
+    counters = Counters()
+    for number in range(2 * MAX_DURATIONS):
+        counters.handshake(number)
+    assert counters.handshakes == 2 * MAX_DURATIONS
+    assert list(counters.handshake_durations_us) == list(range(MAX_DURATIONS, 2 * MAX_DURATIONS))

@@ -134,6 +134,38 @@ def test_pings_between_data_are_no_flood() -> None:
         guard.arrived(frame(PING, SYN, 0, 7) * 100 + data(1, 1))
 
 
+def test_a_peer_that_only_listens_may_answer_every_frame_of_ours() -> None:
+    guard = listening()
+    guard.arrived(frame(WINDOW_UPDATE, SYN, 1, 0))
+    for _ in range(3 * MAX_UNANSWERED_CONTROLS):
+        guard.sends(data(1, 100))
+        guard.arrived(frame(WINDOW_UPDATE, 0, 1, 100))
+
+
+def test_a_peer_that_listens_saves_nothing_up_for_a_flood() -> None:
+    guard = listening()
+    guard.arrived(frame(WINDOW_UPDATE, SYN, 1, 0) + data(1, 1))
+    for _ in range(3 * MAX_UNANSWERED_CONTROLS):
+        guard.sends(data(1, 100))
+    assert fault_of(guard, frame(WINDOW_UPDATE, 0, 1, 1) * (MAX_UNANSWERED_CONTROLS + 1)) is MuxFault.CONTROL_FLOOD
+
+
+def test_three_updates_for_each_frame_of_ours_are_a_flood() -> None:
+    guard = listening()
+    guard.arrived(frame(WINDOW_UPDATE, SYN, 1, 0))
+    for _ in range(MAX_UNANSWERED_CONTROLS - 10):
+        guard.sends(data(1, 100))
+        guard.arrived(frame(WINDOW_UPDATE, 0, 1, 30) * 3)
+    assert fault_of(guard, frame(WINDOW_UPDATE, 0, 1, 30) * 20) is MuxFault.CONTROL_FLOOD
+
+
+def test_pings_of_a_silent_hour_are_no_flood() -> None:
+    guard = listening()
+    for _ in range(3_600):
+        guard.arrived(frame(PING, SYN, 0, 7) * 2 + frame(PING, ACK, 0, 7) * 2)
+        guard.second_passed()
+
+
 @given(st.binary(max_size=400))
 def test_any_bytes_are_frames_or_a_fault(wire: bytes) -> None:
     guard = listening()

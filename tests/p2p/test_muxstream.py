@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
 import trio
 from libp2p.stream_muxer.yamux import yamux
 
-from p2p.muxstream import QuickStream, QuickYamux
+from p2p.muxstream import MAX_GROWN_BYTES
 from p2p.streams import Stream
-from p2p.wiring import BoundedYamux
 from tests.p2p.net import ECHO, STUCK, config, hosts, run, until
 
 COUNT = "/trellis/test-count/1"
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(yamux, "YamuxStream", QuickStream)
-    monkeypatch.setattr(BoundedYamux, "_finalize_stream_locked", QuickYamux._finalize_stream_locked, raising=False)
 
 
 def test_a_transfer_larger_than_any_window_arrives_whole_both_ways() -> None:
@@ -74,6 +66,29 @@ def test_small_messages_one_way_bring_no_frame_back_each() -> None:
                         await trio.sleep(0)
                 # A few pings and identify's end; an update each would be 500 records of 32 bytes.
                 assert b.peers()[0].bytes_out - before < 2_000
+
+    run(main)
+
+
+def test_the_windows_of_one_connection_grow_within_one_bound() -> None:
+    async def main() -> None:
+        async with hosts(config("a"), config("b")) as (a, b):
+            await a.connect(b.peer, b.addresses[0])
+            await until(lambda: b.connected(a.peer), "both know")
+            muxed = b._connections[a.peer][0].muxed
+            streams = [await a.open_stream(b.peer, ECHO) for _ in range(6)]
+            served = [each for each in muxed.streams.values() if not each.is_initiator][-6:]
+            for each in served:
+                for _ in range(8):
+                    # As after a window's worth was read within a round trip.
+                    each.epoch_start = trio.current_time()
+                    each._apply_autotune_epoch(0)
+            windows = [each.target_recv_window for each in served]
+            assert max(windows) == yamux.MAX_WINDOW_SIZE
+            assert sum(windows) - len(windows) * yamux.DEFAULT_WINDOW_SIZE == muxed.grown_bytes <= MAX_GROWN_BYTES
+            for stream in streams:
+                await stream.reset()
+            await until(lambda: muxed.grown_bytes == 0, "their room is given back")
 
     run(main)
 

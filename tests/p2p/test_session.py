@@ -242,3 +242,20 @@ def test_no_bytes_make_a_decoder_raise_anything_else(data: bytes, decode: Callab
         decode(data)
     except DecodeError:
         return
+
+
+def test_who_lost_its_session_alone_asks_for_it_itself() -> None:
+    async def main() -> None:
+        first, second = by_order("a", "b")
+        async with hosts(config(first), config(second)) as (a, b):
+            one, other = Node(a, 7), Node(b, 9)
+            await a.connect(b.peer, b.addresses[0])
+            async with running(one, other):
+                await until(lambda: one.height_of(other) == 9 and other.height_of(one) == 7, "both know")
+                # Another connection took over at the side that is greeted, and the one that greets saw nothing of it.
+                other.sessions._disconnected(a.peer)
+                other.sessions._connected(a.peer)
+                await until(lambda: other.height_of(one) == 7, "it asked")
+                assert other.requests.asked == 1
+
+    run(main)
