@@ -55,6 +55,7 @@ class Posted:
     posted: int
     expiry: int
     open: bool = True
+    expired_at: int = 0
 
 
 @dataclass(frozen=True)
@@ -156,8 +157,11 @@ class Model:
             posted = self.statements[statement]
             if posted.open and posted.expiry == height:
                 self.balances[posted.poster] += posted.escrow
-                # Once its bytes are forgotten it may be posted again: the workload never does.
-                posted.open, posted.escrow = False, 0
+                posted.open, posted.escrow, posted.expired_at = False, 0, height
+        # What merely expired is forgotten after the evidence window.
+        for statement, posted in list(self.statements.items()):
+            if posted.expired_at and posted.expired_at + parameters.evidence_window_blocks + 1 <= height:
+                del self.statements[statement]
         if height % parameters.epoch_blocks == 0:
             self.power = {
                 address: stake.bonded
@@ -307,7 +311,8 @@ class Model:
         expiry = int(kind.expiry_height)
         if kind.verifier == ATTESTED:
             expiry = min(expiry, self.height + self.genesis.parameters.attestation_expiry_blocks)
-        if kind.statement_id in self.statements:
+        old = self.statements.get(kind.statement_id)
+        if old is not None and not old.expired_at:
             return Outcome.STATEMENT_EXISTS
         if not kind.statement.startswith((b"p cnf ", b"(set-logic ")):
             return Outcome.STATEMENT_MALFORMED
