@@ -56,6 +56,7 @@ def parse_seeds(text: str) -> range:
 )
 @click.option("--replay", type=int, help="Run one seed again and print its trace.")
 @click.option("--minimise", "shrink", is_flag=True, help="With --replay: leave out every fault that is not needed.")
+@click.option("--engine", is_flag=True, help="The node's whole engine with its ledger, not the core alone: slower.")
 @click.option("--exhaustive", is_flag=True, help="Instead of seeds: every behaviour of four validators, for --views.")
 @click.option("--twins", is_flag=True, help="Instead of seeds: two copies of one validator, under every partition.")
 @click.option("--views", type=click.IntRange(1, 4), help="Views to search: 2 (--exhaustive) or 4 (--twins) by default.")
@@ -78,6 +79,7 @@ def sim(
     results: Path | None,
     replay: int | None,
     shrink: bool,
+    engine: bool,
     exhaustive: bool,
     twins: bool,
     views: int | None,
@@ -98,6 +100,7 @@ def sim(
         None if loss is None else round(10 * loss),
         partition,
         None if hours is None else round(hours * 3_600_000),
+        engine,
     )
     number = nodes if stakes is None or nodes is not None else len(stakes)
     if replay is not None:

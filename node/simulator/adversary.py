@@ -11,9 +11,9 @@ from typing import Final
 
 from consensus.effects import Broadcast
 from consensus.guard import SignGuard
-from node.simulator import ledger
-from node.simulator.host import BodyRequest, Host, Packet
+from node.simulator.host import Host, Packet
 from node.simulator.ledger import Operation, OperationKind
+from node.work import BodyRequest
 from trellis.certificate import make_certificate
 from trellis.constants import Context
 from trellis.messages import Ballot, Proposal, ViewChange
@@ -66,12 +66,10 @@ class EquivocatingLeader(Adversary):
         serial = 1 << 40 | self.world.chance.randrange(1 << 30)
         operations = [Operation(serial, OperationKind.DATA, self.me, 1)]
         header = proposal.header
-        block = ledger.make_block(
-            self.state, header.view, self.me, proposal.parent_certificate, operations, header.timestamp_ms
-        )
+        block = self.make_block(header.view, proposal.parent_certificate, operations, header.timestamp_ms)
         self.durable.bodies[block.hash] = block
         vote = replace(proposal.signed.vote, block_hash=block.hash)
-        return replace(proposal, signed=self.sign(vote), header=block.header, body=block.hash)
+        return replace(proposal, signed=self.sign(vote), header=block.header, body=self.compact(block))
 
 
 class EquivocatingVoter(Adversary):
@@ -157,12 +155,14 @@ class Forger(Adversary):
         view = packet.signed.vote.view
         operations = [Operation(1 << 41 | view, OperationKind.DATA, self.me, 1)]
         certificate = self.durable.chain[-1][1] if self.durable.chain else None
-        block = ledger.make_block(self.state, view, self.me, certificate, operations, self.clock_ms())
+        block = self.make_block(view, certificate, operations, self.clock_ms())
         self.durable.bodies[block.hash] = block
         vote = Vote(VoteKind.PRE_PREPARE, block.header.height, view, block_hash=block.hash)
         entries = tuple(replace(packet.signed, signer=member.address) for member in self.state.validators.members)
         chosen = self.world.chance.choice(((), (packet.signed,), entries, (packet.signed,) * len(entries)))
-        self.send_all(Proposal(self.sign(vote), block.header, certificate, chosen, packet.prepared, block.hash))
+        self.send_all(
+            Proposal(self.sign(vote), block.header, certificate, chosen, packet.prepared, self.compact(block))
+        )
 
 
 class HeightLiar(Adversary):
@@ -181,11 +181,10 @@ class InvalidProposer(Adversary):
 
     def send_all(self, packet: Packet) -> None:
         if isinstance(packet, Proposal) and not packet.justification:
-            header = replace(packet.header, state_root=Hash(bytes(32)))
-            block = ledger.ChainBlock(header, packet.parent_certificate, b"\0\0\0\0")
+            block = self.spoil(packet)
             self.durable.bodies[block.hash] = block
             vote = replace(packet.signed.vote, block_hash=block.hash)
-            packet = replace(packet, signed=self.sign(vote), header=header, body=block.hash)
+            packet = replace(packet, signed=self.sign(vote), header=block.header, body=self.compact(block))
         super().send_all(packet)
 
 
@@ -220,10 +219,10 @@ class Mislabeler(Adversary):
         if isinstance(packet, Proposal) and not packet.justification and self.state.height + 1 == packet.header.height:
             operations = [Operation(1 << 43 | packet.header.height, OperationKind.DATA, self.me, 1)]
             header, certificate = packet.header, packet.parent_certificate
-            block = ledger.make_block(self.state, header.view, self.me, certificate, operations, header.timestamp_ms)
+            block = self.make_block(header.view, certificate, operations, header.timestamp_ms)
             self.durable.bodies[block.hash] = block
             left, right = self.halves()
-            self.world.send(self.index, left, replace(packet, header=block.header, body=block.hash))
+            self.world.send(self.index, left, replace(packet, header=block.header, body=self.compact(block)))
             self.world.send(self.index, right, packet)
             return
         super().send_all(packet)

@@ -170,4 +170,5 @@ def replay_command(setting: Setting, seed: int) -> str:
     words += [f"--loss {fixed.loss_permille / 10:g}"] if fixed.loss_permille is not None else []
     words += [f"--partition {fixed.partition_ms}"] if fixed.partition_ms is not None else []
     words += [f"--hours {fixed.duration_ms / 3_600_000:g}"] if fixed.duration_ms is not None else []
+    words += ["--engine"] if fixed.engine else []
     return " ".join([*words, f"--replay {seed}"])

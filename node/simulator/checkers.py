@@ -120,8 +120,11 @@ class Checkers:
             raise SafetyViolation(f"evidence: node {host.index} accuses the honest node {offender.index}")
 
     def halted(self, host: Host, halt: Halt) -> None:
+        self.stopped(host, halt.reason)
+
+    def stopped(self, host: Host, reason: str) -> None:
         if host.honest:
-            raise SafetyViolation(f"halt: node {host.index} stopped with {halt.reason}")
+            raise SafetyViolation(f"halt: node {host.index} stopped with {reason}")
 
     def guard_refused(self, host: Host, vote: Vote, rule: Rule) -> None:
         """The guard protects against a lost log. With the log intact it never has to say no."""
@@ -129,8 +132,8 @@ class Checkers:
         if host.honest and not host.lost_log:
             raise SafetyViolation(f"guard: node {host.index} with its log intact was refused {_told(vote)} by {rule}")
 
-    def rejected(self, host: Host, sender: int, rule: Rule) -> None:
-        self.rejections[rule.name] = self.rejections.get(rule.name, 0) + 1
+    def rejected(self, reason: str) -> None:
+        self.rejections[reason] = self.rejections.get(reason, 0) + 1
 
 
 def _told(vote: Vote) -> str:

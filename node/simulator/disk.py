@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from consensus.guard import SignGuard
 from consensus.records import HeightBegun, Record, decode_record, encode_record
+from node.journal import BODY_MARK
+from trellis.block import Block, decode_block
 
 
 @dataclass(slots=True)
@@ -20,6 +22,10 @@ class Disk:
 
     _begun: int = 0
     """Where the newest height begins in the log."""
+
+    def append_body(self, block: bytes) -> None:
+        """In the same file as the records: what a crash takes is a suffix of both."""
+        self.log.append(bytes((BODY_MARK,)) + block)
 
     def append(self, record: Record) -> None:
         if isinstance(record, HeightBegun):
@@ -43,4 +49,7 @@ class Disk:
         self._begun = self._begun if self._begun < kept else 0
 
     def records(self) -> list[Record]:
-        return [decode_record(data) for data in self.log]
+        return [decode_record(data) for data in self.log if data[0] != BODY_MARK]
+
+    def bodies(self) -> list[Block]:
+        return [decode_block(data[1:]) for data in self.log if data[0] == BODY_MARK]

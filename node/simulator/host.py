@@ -7,7 +7,8 @@ withheld body matters. An adversary is a subclass that changes what is sent or s
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, assert_never
 
 from consensus import Replica, Rule
@@ -29,6 +30,7 @@ from consensus.effects import (
     SendAll,
     TimerId,
     TimerKind,
+    VotingMessage,
     signed_by,
 )
 from consensus.events import (
@@ -49,11 +51,12 @@ from node.simulator import ledger
 from node.simulator.disk import Disk
 from node.simulator.ledger import ChainBlock, LedgerState, Operation, OperationKind
 from node.simulator.network import US_PER_MS
+from node.work import BodyRequest
 from trellis.certificate import Certificate
 from trellis.constants import Context
 from trellis.messages import Ballot, DecidedNotice, Message, Proposal
 from trellis.receipt import certified_fault
-from trellis.types import Address, Hash, Height
+from trellis.types import Address, Hash, Height, View
 from trellis.validators import ValidatorSet
 from trellis.votes import VoteKind
 
@@ -66,11 +69,6 @@ CATCH_UP_BLOCKS: Final = 64
 RTT_PERIOD_US: Final = 500 * US_PER_MS
 CHECK_US: Final = 500
 """Validating a block takes this long."""
-
-
-@dataclass(frozen=True, slots=True)
-class BodyRequest:
-    block_hash: Hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +91,13 @@ class Work:
     operation: Operation
 
 
-Packet = Message | BodyRequest | BodyReply | ChainRequest | ChainReply | Work
+class Parcel:
+    """What hosts of another kind send each other beside messages and requests for bodies."""
+
+    __slots__ = ()
+
+
+Packet = Message | BodyRequest | BodyReply | ChainRequest | ChainReply | Work | Parcel
 
 
 @dataclass(slots=True)
@@ -175,6 +179,13 @@ class Host:
         self.running = True
         self.suspicious = suspicious or self.suspicious
         self.lost_log = self.lost_log or suspicious
+        self._boot()
+        self._lanes: frozenset[int] = frozenset()
+        self.notice_lanes(self.world.lanes_of(self.index))
+        self._measure_often()
+
+    def _boot(self) -> None:
+        """The core, from what the disk kept."""
         records = self.durable.disk.records()
         genesis_hash = self.world.genesis.genesis_hash
         self.replica = Replica.restore(self.me, genesis_hash, records, observing=self.suspicious)
@@ -182,9 +193,6 @@ class Host:
             self._quarantine = Quarantine(self.me, self.state.validators)
         self._pool = {op.serial: op for op in self.world.pending_work() if op.serial not in self.state.done}
         self._start_height()
-        self._lanes: frozenset[int] = frozenset()
-        self.notice_lanes(self.world.lanes_of(self.index))
-        self._measure_often()
 
     def override_quarantine(self) -> None:
         """The operator's named override: vote again before the quarantine is over."""
@@ -317,6 +325,9 @@ class Host:
         signature = self.key.sign(vote.signing_bytes(self.world.genesis.genesis_hash), Context.VOTE.value)
         message = signed_by(effect.message, signature)
         self.world.checkers.released(self, message)
+        self._signed(effect, message, signature)
+
+    def _signed(self, effect: Broadcast, message: VotingMessage, signature: bytes) -> None:
         self.send_all(message)
         self._events.append(MessageReceived(message, self.me))
 
@@ -364,6 +375,8 @@ class Host:
                 self._chain_arrived(packet)
             case Work():
                 self.take_work(packet.operation, forward=False)
+            case Parcel():
+                raise TypeError("a parcel is for another kind of host")
             case _:
                 self._hear(sender, packet)
 
@@ -375,7 +388,7 @@ class Host:
             return
         verified = self.world.authenticated(message, validators)
         if isinstance(verified, Rule):
-            self.world.checkers.rejected(self, sender, verified)
+            self.world.checkers.rejected(verified.name)
             return
         if isinstance(verified, Ballot) and verified.signed.vote.kind is VoteKind.PREPARE:
             self._remember_prepare(verified)
@@ -423,6 +436,28 @@ class Host:
         return ledger.make_block(
             self.state, effect.view, self.me, effect.parent_certificate, operations, self.clock_ms()
         )
+
+    # What an adversary makes.
+
+    def make_block(
+        self,
+        view: View,
+        certificate: Certificate | None,
+        operations: Sequence[Operation],
+        time_ms: int,
+        proposer: Address | None = None,
+    ) -> ChainBlock:
+        """On this host's tip, in its own name unless another is given; not kept."""
+        return ledger.make_block(self.state, view, proposer or self.me, certificate, operations, time_ms)
+
+    def spoil(self, proposal: Proposal) -> ChainBlock:
+        """A block like the one proposed, but for a state that it does not lead to."""
+        header = replace(proposal.header, state_root=Hash(bytes(32)))
+        return ChainBlock(header, proposal.parent_certificate, b"\0\0\0\0")
+
+    def compact(self, block: ChainBlock) -> bytes:
+        """How a proposal names its body."""
+        return block.hash
 
     def _check(self, effect: CheckBlock) -> None:
         if effect.height != self.height + 1:

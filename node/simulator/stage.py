@@ -13,10 +13,10 @@ from types import MappingProxyType
 from typing import Final
 
 from consensus.effects import Broadcast
-from node.simulator import ledger
 from node.simulator.adversary import Adversary, PreparedLiar, ViewDriver
 from node.simulator.checkers import SafetyViolation
-from node.simulator.host import Host, Packet, Work
+from node.simulator.engine_host import EngineWorld
+from node.simulator.host import Host, Packet, Parcel, Work
 from node.simulator.ledger import ChainBlock, Operation, OperationKind
 from node.simulator.network import US_PER_MS, Weather
 from node.simulator.world import Scene, World, even_stakes
@@ -47,7 +47,7 @@ class Actor(Adversary):
 
     def _sign_and_send(self, effect: Broadcast) -> None:
         if self.honest:
-            Host._sign_and_send(self, effect)
+            super(Adversary, self)._sign_and_send(effect)
         else:
             super()._sign_and_send(effect)
 
@@ -75,8 +75,8 @@ class Stage(World):
     def _cast(self, world: World, index: int) -> Host:
         role = self._roles.get(index)
         if role is not None:
-            return role(world, index)
-        actor = Actor(world, index)
+            return world.cast(role, index)
+        actor = world.cast(Actor, index)
         self.actors.append(actor)
         return actor
 
@@ -110,6 +110,10 @@ class Stage(World):
         return self.run_until(lambda: self.lowest_honest() >= target, self.heap.now_us + LIVENESS_US)
 
 
+class EngineStage(Stage, EngineWorld):
+    """The same on the node's engine."""
+
+
 class Forgery(StrEnum):
     """What the corrupted leader puts in the place of a justification."""
 
@@ -125,9 +129,9 @@ class Forgery(StrEnum):
 class ForkAttempt:
     """One replica decides a block alone; then the corrupted leader of the next view proposes another."""
 
-    def __init__(self, forgery: Forgery, seed: int = 0) -> None:
+    def __init__(self, forgery: Forgery, seed: int = 0, stage: type[Stage] = Stage) -> None:
         self.forgery = forgery
-        self.stage = Stage(seed=seed)
+        self.stage = stage(seed=seed)
         self.stage.passes = self._passes
         self.height = Height(2 if forgery is Forgery.OTHER_HEIGHT else 1)
         self.view = View(2 if forgery is Forgery.OTHER_VIEW else 1)
@@ -197,20 +201,19 @@ class ForkAttempt:
         traitor.turn()
         fresh = self.forgery is not Forgery.UNPROVEN
         certificate = traitor.durable.chain[-1][1] if traitor.durable.chain else None
-        block = ledger.make_block(
-            traitor.state,
+        block = traitor.make_block(
             self.view if fresh else View(self.view - 1),
-            traitor.me if fresh else decider.me,
             certificate,
             [Operation(1 << 42, OperationKind.DATA, traitor.me, 1)],
             traitor.clock_ms(),
+            traitor.me if fresh else decider.me,
         )
         self.forged = block
         traitor.durable.bodies[block.hash] = block
         vote = Vote(VoteKind.PRE_PREPARE, self.height, self.view, block.hash)
         proven = traitor.replica.lock if self.forgery in (Forgery.REPLACED, Forgery.UNPROVEN) else None
         entries = self._entries(traitor, Prepared(View(self.view - 1), block.hash))
-        proposal = Proposal(traitor.sign(vote), block.header, certificate, entries, proven, block.hash)
+        proposal = Proposal(traitor.sign(vote), block.header, certificate, entries, proven, traitor.compact(block))
         traitor.send_all(proposal)
         for kind in (VoteKind.PREPARE, VoteKind.COMMIT):
             traitor.send_all(Ballot(traitor.sign(replace(vote, kind=kind))))
@@ -239,9 +242,9 @@ class ForkAttempt:
         return tuple(self.changes[place] for place in at)[: 3 if but < 0 else 2]
 
 
-def starved_view() -> str:
+def starved_view(on: type[Stage] = Stage) -> str:
     """A block is prepared, but nobody hears a COMMIT; proposed again, nobody hears a PREPARE; then all is heard."""
-    stage = Stage()
+    stage = on()
 
     def passes(sender: int, receiver: int, packet: Packet) -> bool:
         if not isinstance(packet, Ballot) or packet.signed.vote.height != 1:
@@ -253,9 +256,9 @@ def starved_view() -> str:
     return _verdict(stage)
 
 
-def late_prepares() -> str:
+def late_prepares(on: type[Stage] = Stage) -> str:
     """PREPAREs of the first view arrive once everybody has moved on."""
-    stage = Stage()
+    stage = on()
     held: list[tuple[int, int, Packet]] = []
 
     def passes(sender: int, receiver: int, packet: Packet) -> bool:
@@ -276,22 +279,24 @@ def late_prepares() -> str:
     return _verdict(stage, begun=True)
 
 
-def poisoned_views() -> str:
+def poisoned_views(on: type[Stage] = Stage) -> str:
     """The first leader proposes nothing, and asks for every view first, naming a prepared block that does not exist."""
-    first = Stage().leader(Height(1), 0)
-    return _verdict(Stage(roles={} if first is None else {first.index: PreparedLiar}))
+    first = on().leader(Height(1), 0)
+    return _verdict(on(roles={} if first is None else {first.index: PreparedLiar}))
 
 
-def silent_start() -> str:
+def silent_start(on: type[Stage] = Stage) -> str:
     """For four seconds nothing but work gets through, and nobody notices: what was said must be said again (C10)."""
-    stage = Stage()
-    stage.passes = lambda sender, receiver, packet: isinstance(packet, Work) or stage.heap.now_us > 4_000 * US_PER_MS
+    stage = on()
+    stage.passes = lambda sender, receiver, packet: (
+        isinstance(packet, Work | Parcel) or stage.heap.now_us > 4_000 * US_PER_MS
+    )
     return _verdict(stage)
 
 
-def one_driver() -> str:
+def one_driver(on: type[Stage] = Stage) -> str:
     """One validator asks for view after view."""
-    return _verdict(Stage(roles={3: ViewDriver}))
+    return _verdict(on(roles={3: ViewDriver}))
 
 
 def _verdict(stage: Stage, *, begun: bool = False) -> str:
@@ -306,9 +311,9 @@ def _verdict(stage: Stage, *, begun: bool = False) -> str:
 MOST_VIEWS_APART: Final = 3
 
 
-def long_partition() -> str:
+def long_partition(on: type[Stage] = Stage) -> str:
     """Two halves for twenty seconds: neither has a quorum, so no view above the first ever runs out (rule C11)."""
-    stage = Stage()
+    stage = on()
     try:
         stage.begin()
         stage.run_ms(1_000)

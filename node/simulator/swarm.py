@@ -14,6 +14,7 @@ from typing import Final
 
 from node.simulator.adversary import ADVERSARIES, Adversary
 from node.simulator.checkers import SafetyViolation
+from node.simulator.engine_host import EngineWorld
 from node.simulator.host import Host
 from node.simulator.ledger import OperationKind
 from node.simulator.network import US_PER_MS, Weather
@@ -64,6 +65,8 @@ class Conditions:
     """The network is split in two at random for so long, again and again, with as long a pause."""
     duration_ms: int | None = None
     """A long run: faults for so long in virtual time, and a block every two minutes."""
+    engine: bool = False
+    """The node's engine with the real ledger, in place of the core on a stand-in."""
 
 
 DRAWN: Final = Conditions()
@@ -186,6 +189,7 @@ class Run:
     def __init__(
         self, drawn: Draw, *, trace: bool = False, least_ms: int = MIN_SAFETY_MS, most_ms: int = MAX_SAFETY_MS
     ) -> None:
+        world_kind = EngineWorld if drawn.conditions.engine else World
         self.drawn = drawn
         duration_ms = drawn.conditions.duration_ms
         self.least_ms = least_ms if duration_ms is None else duration_ms
@@ -195,9 +199,9 @@ class Run:
         scene = Scene(drawn.nodes, drawn.seed, drawn.stakes, drawn.parameters, frozenset(strategies))
 
         def make(world: World, index: int) -> Host:
-            return ADVERSARIES[strategies[index]](world, index) if index in strategies else Host(world, index)
+            return world.cast(ADVERSARIES[strategies[index]] if index in strategies else Host, index)
 
-        self.world = World(scene, make)
+        self.world = world_kind(scene, make)
         self.world.network.weather = replace(drawn.weather)
         self.world.most_events = MAX_EVENTS if duration_ms is None else None
         self._failing = True
@@ -309,7 +313,7 @@ class Run:
         corrupted = [host.index for host in world.hosts if not host.honest]
         for index in corrupted[:mute]:
             world.trace(index, "reformed")
-            world.replace(Adversary(world, index))
+            world.replace(world.cast(Adversary, index))
 
     def _progresses(self) -> bool:
         """Two more heights at every honest host within ten capped timeouts, for each height that has to be made up."""

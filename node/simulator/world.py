@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from hashlib import sha3_256
-from typing import Final
+from typing import Final, TypeVar
 
 from consensus import Rule, authenticate
 from consensus.effects import Observe
@@ -43,6 +43,7 @@ class Scene:
     byzantine: frozenset[int] = frozenset()
 
 
+Role = TypeVar("Role", bound=Host)
 MakeHost = Callable[["World", int], Host]
 
 
@@ -61,11 +62,8 @@ class World:
         self.chance = random.Random(scene.seed)  # noqa: S311 - a simulation is to be repeatable, not secret
         self.heap = Heap()
         self.network = Network(self.chance)
-        self.ring = KeyRing(scene.nodes)
-        genesis_hash = Hash(sha3_256(b"simulated genesis %d" % scene.seed).digest())
-        members = [key.validator(1) for key in self.ring.keys]
-        stakes = [(key.address, stake) for key, stake in zip(self.ring.keys, scene.stakes, strict=True)]
-        self.genesis = ledger.genesis_state(genesis_hash, scene.parameters, members, stakes)
+        self.ring = self.make_ring()
+        self.genesis = self.first_state()
         self._index = {key.address: index for index, key in enumerate(self.ring.keys)}
         self.checkers = Checkers(self)
         self.lines: list[str] | None = None
@@ -79,6 +77,21 @@ class World:
         self.hosts: list[Host] = []
         for index in range(scene.nodes):
             self.hosts.append(make_host(self, index))
+
+    def make_ring(self) -> KeyRing:
+        """Keys of all who sign anything; the first of them are the hosts'."""
+        return KeyRing(self.scene.nodes)
+
+    def first_state(self) -> LedgerState:
+        scene = self.scene
+        genesis_hash = Hash(sha3_256(b"simulated genesis %d" % scene.seed).digest())
+        members = [key.validator(1) for key in self.ring.keys]
+        stakes = [(key.address, stake) for key, stake in zip(self.ring.keys, scene.stakes, strict=True)]
+        return ledger.genesis_state(genesis_hash, scene.parameters, members, stakes)
+
+    def cast(self, role: type[Role], index: int) -> Role:
+        """A host that plays this role here."""
+        return role(self, index)
 
     def start(self) -> None:
         for host in self.hosts:
