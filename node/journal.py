@@ -18,7 +18,7 @@ from zlib import crc32
 
 from consensus.guard import GUARD_BYTES, SignGuard, decode_sign_guard
 from consensus.records import MAX_RECORD_BYTES, HeightBegun, Record, decode_record, encode_record
-from state.store.files import REAL_FILES, DurableFile, Files, make_durable_directory
+from state.store.files import REAL_FILES, DurableFile, Files, make_durable_directory, replace_file
 from trellis.block import MAX_ENCODED_BLOCK_BYTES, Block, decode_block
 from trellis.encoding import DecodeError
 from trellis.types import Hash
@@ -40,8 +40,43 @@ BODY_MARK: Final = 0xB0
 _MAX_FRAME_BYTES: Final = max(MAX_RECORD_BYTES, 1 + MAX_ENCODED_BLOCK_BYTES)
 
 
+_OBSERVING_NAME: Final = "observing"
+
+
 class JournalFault(Exception):
     """The log or guard holds what this software never wrote; the message names the file and what to do."""
+
+
+def log_is_missing(directory: Path, files: Files = REAL_FILES) -> bool:
+    return not any(files.exists(directory / name) for name in _LOG_NAMES)
+
+
+def guard_is_missing(directory: Path, files: Files = REAL_FILES) -> bool:
+    return not files.exists(directory / _GUARD_NAME)
+
+
+class Suspicion:
+    """That this validator does not know what it signed before, kept beside the guard until its quarantine is over.
+
+    Without it a second start would find log and guard, both made by the first, and vote at once.
+    """
+
+    def __init__(self, directory: Path, files: Files = REAL_FILES) -> None:
+        self._path = directory / _OBSERVING_NAME
+        self._files = files
+
+    @property
+    def stands(self) -> bool:
+        return self._files.exists(self._path)
+
+    def raise_(self) -> None:
+        """Durable when it returns."""
+        make_durable_directory(self._files, self._path.parent)
+        replace_file(self._files, self._path, b"This validator observes: its log or sign guard was lost or is old.\n")
+
+    def lift(self) -> None:
+        """It may vote again. If a crash undoes this, it observes once more, which is harmless."""
+        self._path.unlink(missing_ok=True)
 
 
 @dataclass(slots=True)
@@ -56,7 +91,7 @@ class Journal:
 
     def __init__(self, directory: Path, files: Files = REAL_FILES) -> None:
         make_durable_directory(files, directory)
-        self.was_missing = not any(files.exists(directory / name) for name in _LOG_NAMES)
+        self.was_missing = log_is_missing(directory, files)
         """No log where one should be: unless the node is new, it must observe before it votes."""
         self._halves = [
             _open(DurableFile(files, directory / name, preallocate_bytes=_LOG_BYTES)) for name in _LOG_NAMES
@@ -149,7 +184,7 @@ class GuardFile:
 
     def __init__(self, directory: Path, genesis_hash: Hash, files: Files = REAL_FILES) -> None:
         make_durable_directory(files, directory)
-        self.was_missing = not files.exists(directory / _GUARD_NAME)
+        self.was_missing = guard_is_missing(directory, files)
         self._file = DurableFile(files, directory / _GUARD_NAME, preallocate_bytes=2 * _SLOT_BYTES)
         self._counter, found = self._newest()
         if found is not None and found.genesis_hash != genesis_hash:

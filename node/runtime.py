@@ -38,7 +38,7 @@ from node.inputs import (
     Verified,
     VotingOverridden,
 )
-from node.journal import GuardFile, Journal
+from node.journal import GuardFile, Journal, Suspicion, guard_is_missing, log_is_missing
 from node.metrics import Metrics
 from node.network import NodeNetwork, Wires, admitter, static_peers
 from node.payloads import decode_payload, encode_payload, message_id
@@ -139,7 +139,7 @@ class Opened:
     store: LmdbStore
     journal: Journal
     guard: GuardFile
-    observing: bool
+    suspicion: Suspicion
 
 
 def open_node(home: Home) -> Opened:
@@ -151,13 +151,18 @@ def open_node(home: Home) -> Opened:
         chain = load_chain(store, identity, retention=retention_of(home))
     except StoreMissingError:
         chain = create_chain(store, identity, genesis_changes(genesis), retention=retention_of(home))
+    suspicion = Suspicion(home.guard_directory)
+    no_log, no_guard = log_is_missing(home.log_directory), guard_is_missing(home.guard_directory)
+    is_new = chain.tip.height == 0 and no_log and no_guard
+    if (no_log or no_guard) and not is_new:
+        # Before either file is made anew: the next start must know.
+        suspicion.raise_()
     journal = Journal(home.log_directory)
     guard = GuardFile(home.guard_directory, genesis.hash)
-    fresh = chain.tip.height == 0 and journal.was_missing and guard.was_missing
-    missing = journal.was_missing or guard.was_missing
     newest = max((record.height for record in journal.records()), default=Height(0))
-    older = guard.guard.height > newest
-    return Opened(chain, store, journal, guard, observing=not fresh and (missing or older))
+    if guard.guard.height > newest:
+        suspicion.raise_()
+    return Opened(chain, store, journal, guard, suspicion)
 
 
 class _TimedChain:
@@ -215,6 +220,7 @@ class Runtime:
         metrics.mempool_proofs.set_function(lambda: self.pool.proofs)
         metrics.height.set(opened.chain.tip.height)
         self.engine: Engine | PowNode = self._make_engine(proofs)
+        self._suspected = opened.suspicion.stands
         self._book = PeerBook(home.data_directory / BOOK_FILE, self._genesis_hash, now_ms)
         self._address_of: dict[PeerId, Address] = {}
         self._peer_of: dict[Address, PeerId] = {}
@@ -244,7 +250,7 @@ class Runtime:
         if home.genesis.engine is EngineKind.POW:
             mines = home.config.node.validator
             return PowNode(home.account, self.ledger, self.pool, proofs, self._stored_block, mines=mines)
-        restored = Restored(tuple(opened.journal.records()), tuple(opened.journal.bodies()), opened.observing)
+        restored = Restored(tuple(opened.journal.records()), tuple(opened.journal.bodies()), opened.suspicion.stands)
         return Engine(
             home.account,
             self.ledger,
@@ -400,6 +406,9 @@ class Runtime:
                     self._unhandled[given.sender] -= 1
                     self._drained.set()
                 self._carry_out(deque(self.engine.handle(given, now_ms())))
+                if self._suspected and not self.engine.observing:
+                    self._suspected = False
+                    self.opened.suspicion.lift()
                 await trio.lowlevel.checkpoint()
 
     def _carry_out(self, work: deque[Work]) -> None:

@@ -75,10 +75,14 @@ class Sources:
     def for_blocks(self, first: Height, now_ms: int) -> Source | None:
         return self._best(source for source in self._usable(now_ms) if source.oldest <= first <= source.height)
 
+    def _is_resting(self, source: Source, now_ms: int) -> bool:
+        """A clock that was set back must not make a rest longer than the longest there is."""
+        return now_ms < source.rests_until_ms <= now_ms + MOST_REST_MS
+
     def next_rest_ends_ms(self, above: Height, now_ms: int) -> int | None:
         """When the first of those who have more, and rest, may be asked again."""
-        ends = [each.rests_until_ms for each in self._known.values() if each.height > above]
-        return min((end for end in ends if end > now_ms), default=None)
+        resting = (each for each in self._known.values() if each.height > above and self._is_resting(each, now_ms))
+        return min((each.rests_until_ms for each in resting), default=None)
 
     def served(self, source: Source) -> None:
         """It gave something good. The next question goes to somebody else, where there is one as good."""
@@ -92,7 +96,7 @@ class Sources:
 
     def _usable(self, now_ms: int) -> Iterator[Source]:
         for source in self._known.values():
-            if source.rests_until_ms <= now_ms and source.jobs < MAX_JOBS_OF_SOURCE:
+            if not self._is_resting(source, now_ms) and source.jobs < MAX_JOBS_OF_SOURCE:
                 yield source
 
     @staticmethod

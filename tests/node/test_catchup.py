@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from node.inputs import BlocksFetched, HeadersFetched
+from node.sources import Sources
 from node.trust import Sampling
 from node.work import FetchBlocks, FetchHeaders, Offence
 from tests.node.engines import EngineNet, Node
@@ -16,7 +17,7 @@ from trellis.certificate import decode_certificate, make_certificate
 from trellis.constants import Context
 from trellis.header import decode_header
 from trellis.parameters import Parameters
-from trellis.types import Hash, Height, View
+from trellis.types import Hash, Height, PeerId, View
 from trellis.votes import SignedVote, Vote, VoteKind
 
 Answer = HeadersFetched | BlocksFetched
@@ -290,3 +291,14 @@ def _other_history(net: EngineNet, follower: Node, height: Height) -> tuple[tupl
     certificate = make_certificate(votes, net.genesis.validators)
     assert decode_header(header.encode()) == header
     return ((header.encode(), certificate.encode()),)
+
+
+def test_a_clock_that_is_set_back_does_not_make_a_source_rest_for_longer() -> None:
+    sources = Sources()
+    peer = PeerId(b"peer")
+    sources.stands(peer, Height(10), Height(1))
+    source = sources.get(peer)
+    assert source is not None
+    sources.failed(source, 10_000_000)
+    assert sources.for_headers(Height(5), 10_000_000) is None
+    assert sources.for_headers(Height(5), 10_000_000 - 600_000) is source
