@@ -127,13 +127,14 @@ class Net:
         settings.setdefault("retry", RetryPolicy(attempts=20, budget_s=40.0, attempt_s=CALL_S))
         return Client([self.endpoint(name) for name in names or self.names], trust=self.genesis, **settings)
 
-    def call(self, name: str, method: Method[Req, Res], request: Req) -> Res:
-        """One call to one node, with nothing between."""
+    def call(self, name: str, method: Method[Req, Res], request: Req, *, patient: bool = False) -> Res:
+        """One call to one node, with nothing between. `patient`: the node runs, but the channel may have met it down
+        before, and tries again only after a while."""
         if name not in self.channels:
             options = [("grpc.max_receive_message_length", 64 << 20)]
             self.channels[name] = grpc.insecure_channel(self.endpoint(name), options)
         rpc = self.channels[name].unary_unary(method.path, method.request.SerializeToString, method.response.FromString)
-        answer: Res = rpc(request, timeout=CALL_S)
+        answer: Res = rpc(request, timeout=CALL_S, wait_for_ready=patient)
         return answer
 
     @property

@@ -152,13 +152,14 @@ def check_final(net: Net, final: dict[str, str]) -> None:
     for name in net.names:
         for txid, block in final.items():
             request = _T.GetTransactionRequest(txid=txid)
-            told = net.call(name, GET_TRANSACTION, request).transaction
+            told = net.call(name, GET_TRANSACTION, request, patient=True).transaction
             assert (told.block.block_hash, told.block.final) == (block, True), f"{txid} at {name}"
 
 
 def same_roots(net: Net, height: int) -> None:
     net.reach(height)
-    roots = {net.call(name, GET_HEADER, _L.GetHeaderRequest(height=height)).header.state_root for name in net.names}
+    asked = _L.GetHeaderRequest(height=height)
+    roots = {net.call(name, GET_HEADER, asked, patient=True).header.state_root for name in net.names}
     assert len(roots) == 1
 
 
@@ -175,9 +176,10 @@ def loaded(net: Net) -> Iterator[Load]:
 
 def leader_of(net: Net) -> str:
     """The node whose turn it is, as another one sees it."""
-    state = net.call("node0", CONSENSUS_STATE, _C.GetConsensusStateRequest())
-    own = {net.call(name, CONSENSUS_STATE, _C.GetConsensusStateRequest()).own_validator: name for name in net.names}
-    return own[state.leader]
+    request = _C.GetConsensusStateRequest()
+    states = {name: net.call(name, CONSENSUS_STATE, request, patient=True) for name in net.names}
+    own = {state.own_validator: name for name, state in states.items()}
+    return own[states["node0"].leader]
 
 
 def test_kills_and_stops_under_load_lose_nothing_that_was_final(tmp_path: Path) -> None:
