@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import trio
-from libp2p.host.exceptions import StreamFailure
 from libp2p.peer.id import ID
 from libp2p.pubsub.gossipsub import GossipSub
 from libp2p.pubsub.mcache import MessageCache
@@ -102,22 +101,6 @@ async def lost_stream() -> bool:
         await soon(lambda: before not in one.gossip._pubsub.peers.values() and bool(one.gossip._pubsub.peers))
         one.gossip.publish(Topic.BLOCKS, b"this one arrives")
         return await soon(lambda: (one.peer, b"this one arrives") in other.heard)
-
-
-async def first_stream_fails() -> bool:
-    one, other = node("a"), node("b")
-    real = one.host.libp2p.new_stream
-    failures = [StreamFailure("not yet")]
-
-    async def new_stream(*arguments: Any) -> Any:
-        if failures:
-            raise failures.pop()
-        return await real(*arguments)
-
-    one.host.libp2p.new_stream = new_stream  # type: ignore[method-assign,assignment] # a fault, planted
-    async with running(one, other):
-        await one.host.connect(other.peer, other.host.addresses[0])
-        return await soon(lambda: other.peer in one.gossip.mesh(Topic.BLOCKS) and bool(one.gossip._pubsub.peers))
 
 
 async def same_message_once() -> bool:
@@ -299,16 +282,6 @@ async def stock_hear(self: GuardedRouter, control: rpc_pb2.ControlMessage, peer:
         await GossipSub.handle_prune(self, prune, peer)
 
 
-async def stock_new_peer(self: GuardedPubsub, peer_id: ID) -> None:
-    """libp2p tries again after a SwarmException, and our host has another name for it."""
-    stream = await self.host.new_stream(peer_id, self.protocols)
-    await reset_quietly(stream)
-    await OUR_NEW_PEER(self, peer_id)
-
-
-OUR_NEW_PEER = GuardedPubsub._handle_new_peer
-
-
 def stock_keep(self: ContentCache, _mid: bytes, message: rpc_pb2.Message) -> None:
     MessageCache.put(self, message)
 
@@ -343,7 +316,6 @@ CASES: dict[str, tuple[Callable[[], Awaitable[bool]], Any, str, Any]] = {
         stock_reader,
     ),
     "subscriptions forgotten with our own stream": (lost_stream, GuardedPubsub, "_handle_dead_peer", stock_dead_peer),
-    "one try for a stream": (first_stream_fails, GuardedPubsub, "_handle_new_peer", stock_new_peer),
     "a message sent as often as it is named": (
         same_message_once,
         GuardedRouter,

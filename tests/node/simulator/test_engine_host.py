@@ -35,7 +35,7 @@ QUICK_HINTS = {
     "a third of PREPAREs is enough to COMMIT": "7/2/1",
     "anybody may propose": "7/2/13",
     "the vote need not name its header": "7/2/11",
-    "signatures are not verified": "4/1/10",
+    "signatures are not verified": "4/1/16",
     "nobody changes the view": "4/1/0",
 }
 """Beside the scripts, which catch the same mutants here as on the core alone."""
