@@ -97,7 +97,6 @@ from node.work import (
 from state.claims import certificate_claims
 from state.ledger import HeightFacts, Ledger
 from state.mempool import Mempool
-from state.transactions import Candidate
 from state.transition import Applied, Proposal
 from state.validator_sets import set_at
 from trellis.block import Block, decode_block
@@ -105,7 +104,7 @@ from trellis.certificate import Certificate, decode_certificate
 from trellis.encoding import DecodeError
 from trellis.messages import Ballot, DecidedNotice, HeightNotice, Message, ViewChange, decode_message, encode_message
 from trellis.messages import Proposal as ProposalMessage
-from trellis.transaction import Data, Transaction, Transfer
+from trellis.transaction import Transaction
 from trellis.types import Address, Height
 from trellis.validators import ValidatorSet
 from trellis.votes import VoteKind
@@ -115,8 +114,6 @@ Stored = Callable[[Height], tuple[bytes, bytes] | None]
 
 LEAST_OFFERED: Final = 32
 """Transactions that a proposal has room for, however slow the network."""
-NO_INNER_CLAIMS: Final = (Transfer, Data)
-"""Kinds that carry no signatures but their own: most of all transactions, so nobody looks for more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -442,20 +439,8 @@ class Engine:
     def _build(self, effect: RequestBlock) -> None:
         if self._request is not effect or effect.height != self.ledger.tip.height + 1:
             return
-        offered = self.pool.select(self._facts.network)
-        inner = [each for each in offered if not isinstance(each.parsed.kind, NO_INNER_CLAIMS)]
-        claims = self._verdicts.unknown(
-            claim
-            for each in inner
-            for claim in Candidate(each, self.ledger.state, self.intake.terms).claims(self.ledger.state)
-        )
-        if claims:
-
-            def learnt(verdicts: Sequence[bool]) -> None:
-                self._verdicts.learn(claims, verdicts)
-                self._build(effect)
-
-            self._desk.verify([check for claim in claims for check in claim.checks], learnt, urgent=True)
+        offered = self.intake.choose(self._facts.network, lambda: self._build(effect))
+        if offered is None:
             return
         self._request = None
         self._propose(effect, offered[: self._most_offered])

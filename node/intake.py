@@ -8,7 +8,7 @@ that needs one of the waiting is not kept behind all of them.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -23,7 +23,7 @@ from state.scope import SignatureClaim
 from state.transactions import Candidate, Terms, terms_of, without_known_key
 from trellis.block import CompactEntry
 from trellis.encoding import DecodeError
-from trellis.transaction import Transaction, decode_transaction
+from trellis.transaction import Data, Transaction, Transfer, decode_transaction
 from trellis.types import Address, Hash, Height
 
 MAX_WAITING: Final = 8_192
@@ -31,6 +31,8 @@ MAX_WAITING: Final = 8_192
 BATCH_CHECKS: Final = 64
 MAX_CHECKS_IN_HAND: Final = 192
 """Given to the verifier at a time: enough to keep its workers busy, few enough to wait for in a view."""
+NO_INNER_CLAIMS: Final = (Transfer, Data)
+"""Kinds that carry no signatures but their own: most of all transactions, so nobody looks for more."""
 PUSH_EVERY_MS: Final = 20
 """The first transaction after a pause goes to the validators at once, the next ones in batches this old at most."""
 PUSH_BYTES: Final = 256 << 10
@@ -241,6 +243,24 @@ class Intake:
                 del self._by_txid[candidate.txid]
 
     # For blocks.
+
+    def choose(self, network: Network, again: Callable[[], None]) -> list[Transaction] | None:
+        """What a new block should have. None while signatures that lie inside bodies are verified: then `again` is
+        called."""
+        offered, state = self._pool.select(network), self._ledger.state
+        inner = [each for each in offered if not isinstance(each.parsed.kind, NO_INNER_CLAIMS)]
+        claims = self._verdicts.unknown(
+            claim for each in inner for claim in Candidate(each, state, self.terms).claims(state)
+        )
+        if not claims:
+            return offered
+
+        def learnt(verdicts: Sequence[bool]) -> None:
+            self._verdicts.learn(claims, verdicts)
+            again()
+
+        self._desk.verify([check for claim in claims for check in claim.checks], learnt, urgent=True)
+        return None
 
     def find(self, entry: CompactEntry) -> Transaction | None:
         """The variant that a proposal names, from the pool or from what waits."""

@@ -54,7 +54,6 @@ from node.work import (
 from state.ledger import HeightFacts, Ledger
 from state.mempool import Mempool
 from state.proofs import VerificationResult
-from state.transactions import Candidate
 from state.transition import Applied, Proposal
 from trellis.block import Block, decode_block
 from trellis.encoding import DecodeError
@@ -406,19 +405,8 @@ class PowNode:
             self._desk.out.append(Mine(self._search, None, 0))
             self._done()
             return
-        offered = self.pool.select(self._facts.network)
-        claims = self._verdicts.unknown(
-            claim
-            for each in offered
-            for claim in Candidate(each, self.ledger.state, self.intake.terms).claims(self.ledger.state)
-        )
-        if claims:
-
-            def learnt(verdicts: Sequence[bool]) -> None:
-                self._verdicts.learn(claims, verdicts)
-                self._mine(effect)
-
-            self._desk.verify([check for claim in claims for check in claim.checks], learnt, urgent=True)
+        offered = self.intake.choose(self._facts.network, lambda: self._mine(effect))
+        if offered is None:
             return
         parent_ms = self._facts.parent_timestamp_ms
         proposal = Proposal(self.me, View(0), max(parent_ms + 1, self._desk.now_ms), None)
